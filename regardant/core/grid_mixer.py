@@ -1,0 +1,65 @@
+"""Grid mixers: layers on maps, x [b, h, w, c] → y [b, h, w, c]."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from regardant.core.errors import require
+from regardant.core.mixer import MultiHead, check_input
+from regardant.core.pattern import Pattern
+from regardant.core.record import Record
+from regardant.core.supports import Supports
+
+
+class GridMixer(nn.Module):
+    """A layer on maps of any height and width, channels last.
+
+    `receptive_field` declares, for a map of given size, which positions may reach which; the contract
+    suite probes it with gradients.
+    """
+
+    supports: Supports = Supports(
+        causal=False, cross=False, causal_cross=False, step=False, pattern=False, padding=False
+    )
+    dim: int
+
+    def forward(
+        self, x: Float[Tensor, "b h w c"], *, record: Record | None = None
+    ) -> Float[Tensor, "b h w c"]:
+        raise TypeError(f"{type(self).__name__} must define forward")
+
+    def reference(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        """The same mathematics done plainly."""
+        raise TypeError(f"{type(self).__name__} must define reference")
+
+    def receptive_field(self, *size: int) -> Pattern | None:
+        """Who may see whom on a map of this size, over row-major positions; None: everything."""
+        return None
+
+
+class GridMultiHead(GridMixer, MultiHead):
+    """Multi-head attention under a grid pattern; `project`, `attend` and `merge` see the map flattened."""
+
+    def __init__(self, dim: int, heads: int, *, grid_pattern: Pattern | None = None, **shared):
+        MultiHead.__init__(self, dim, heads, **shared)
+        self.grid_pattern = grid_pattern
+
+    def receptive_field(self, *size):
+        return None if self.grid_pattern is None else self.grid_pattern.on(*size)
+
+    def check_map(self, x: Tensor) -> None:
+        check_input("x", x, "batch, height, width, channels", self.dim, self.to_q.weight)
+        require(0 not in x.shape[1:], f"x has shape {tuple(x.shape)}, which holds no position")
+
+    def forward(self, x, *, record=None):
+        self.check_map(x)
+        flat, size = x.flatten(1, -2), x.shape[1:-1]
+        heads = self.attend(*self.project(flat), x=flat, pattern=self.receptive_field(*size), record=record)
+        return self.merge(heads, x=flat, record=record).unflatten(1, size)
+
+    def reference(self, x):
+        self.check_map(x)
+        flat, size = x.flatten(1, -2), x.shape[1:-1]
+        heads = self.attend_reference(*self.project(flat), x=flat, pattern=self.receptive_field(*size))
+        return self.merge(heads, x=flat).unflatten(1, size)

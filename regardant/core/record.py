@@ -1,0 +1,30 @@
+"""The side channel of a forward pass: what a layer has to say besides its output.
+
+    record = Record()
+    y = layer(x, record=record)
+    loss = task_loss + record.loss()
+
+One record may pass through many layers; nothing is left behind on the modules.
+"""
+
+from collections import defaultdict
+
+from torch import Tensor
+
+
+class Record:
+    """Auxiliary losses (already weighted) and named observations, in the order of the layers."""
+
+    def __init__(self) -> None:
+        self.losses: dict[str, list[Tensor]] = defaultdict(list)
+        self.seen: dict[str, list[Tensor]] = defaultdict(list)
+
+    def add_loss(self, name: str, value: Tensor) -> None:
+        self.losses[name].append(value)
+
+    def note(self, name: str, value: Tensor) -> None:
+        self.seen[name].append(value)
+
+    def loss(self) -> Tensor | float:
+        """The sum of all auxiliary losses; 0.0 when no layer had one."""
+        return sum((value for values in self.losses.values() for value in values), start=0.0)
