@@ -156,7 +156,7 @@ class MultiHead(Mixer):
         )
         require(
             self.kv_heads == self.heads or self.supports.grouped,
-            f"kv_heads={self.kv_heads} is less than heads={self.heads}, but {name} shares no keys among heads",
+            f"kv_heads={self.kv_heads} is not heads={self.heads}, but {name} shares no keys among heads",
         )
         require(
             not (across and self.position.relates),
@@ -198,7 +198,7 @@ class MultiHead(Mixer):
         if context is not None:
             require(
                 self.supports.causal_cross if self.causal else self.supports.cross,
-                f"context is given, but {type(self).__name__} with causal={self.causal} does not cross-attend",
+                f"context is given, but {type(self).__name__} with causal={self.causal} has no use for it",
             )
             check_input(
                 "context", context, "batch, length, width", self.context_dim or self.dim, self.to_k.weight
@@ -278,7 +278,8 @@ class MultiHead(Mixer):
         pattern = self.visible(keys or length, across=self.context_dim is not None, padding=None)
         return explain(
             pattern, length, keys, heads=self.heads, head_dim=self.head_dim,
-            device=self.to_q.weight.device.type, bias=rule.bias is not None, normaliser=rule.normaliser is not None,
+            device=self.to_q.weight.device.type, bias=rule.bias is not None,
+            normaliser=rule.normaliser is not None,
         )  # fmt: skip
 
     def start(self, batch, *, context=None, padding=None):
