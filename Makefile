@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 
 compare: $(READY)
 	@mkdir -p reports
-	@$(BIN)/regardant cost --json > reports/cost.json
+	@$(BIN)/python -m regardant cost --json > reports/cost.json
 
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -99,8 +99,7 @@ class $name(Gate):
 SYSTEMS = {"sequence": SEQUENCE, "grid": GRID, "gate": GATE}
 
 CLAIM = Template('''\
-"""$title
-"""
+"""$about"""
 
 from regardant.claim import Outcome
 
@@ -121,7 +120,8 @@ def claim_text(slug: str, *, title: str, claim: str) -> str:
     """An experiment that says that it is not written."""
     paragraphs = [f"Does the claim of the paper hold here? {title}."]
     paragraphs += [f"The paper: {claim}"] if claim else []
-    return CLAIM.substitute(slug=slug, title="\n\n".join(map(_docstring, paragraphs)))
+    about = "\n\n".join(map(_docstring, paragraphs))
+    return CLAIM.substitute(slug=slug, about=f"{about}\n" if "\n" in about else about)
 
 
 def _docstring(text: str) -> str:

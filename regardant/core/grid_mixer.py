@@ -12,17 +12,21 @@ from regardant.core.record import Record
 from regardant.core.supports import Supports
 
 
+AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
+
+
 class GridMixer(nn.Module):
     """A layer on maps of any height and width, channels last.
 
     `receptive_field` declares, for a map of given size, which positions may reach which; the contract
-    suite probes it with gradients.
+    suite probes it with gradients. `rank` counts the axes of a map: 2, unless a system says otherwise.
     """
 
     supports: Supports = Supports(
         causal=False, cross=False, causal_cross=False, step=False, pattern=False, padding=False
     )
     dim: int
+    rank: int = 2
 
     def forward(
         self, x: Float[Tensor, "b h w c"], *, record: Record | None = None
@@ -37,6 +41,12 @@ class GridMixer(nn.Module):
         """Who may see whom on a map of this size, over row-major positions; None: everything."""
         return None
 
+    def check_map(self, x: Tensor, weight: Tensor) -> None:
+        """Rank, width and type of a map, held against the first weight that will meet it."""
+        axes = AXES.get(self.rank) or ", ".join(f"axis {axis}" for axis in range(self.rank))
+        check_input("x", x, f"batch, {axes}, channels", self.dim, weight)
+        require(0 not in x.shape[1:], f"x has shape {tuple(x.shape)}, which holds no position")
+
 
 class GridMultiHead(GridMixer, MultiHead):
     """Multi-head attention under a grid pattern; `project`, `attend` and `merge` see the map flattened."""
@@ -48,18 +58,14 @@ class GridMultiHead(GridMixer, MultiHead):
     def receptive_field(self, *size):
         return None if self.grid_pattern is None else self.grid_pattern.on(*size)
 
-    def check_map(self, x: Tensor) -> None:
-        check_input("x", x, "batch, height, width, channels", self.dim, self.to_q.weight)
-        require(0 not in x.shape[1:], f"x has shape {tuple(x.shape)}, which holds no position")
-
     def forward(self, x, *, record=None):
-        self.check_map(x)
+        self.check_map(x, self.to_q.weight)
         flat, size = x.flatten(1, -2), x.shape[1:-1]
         heads = self.attend(*self.project(flat), x=flat, pattern=self.receptive_field(*size), record=record)
         return self.merge(heads, x=flat, record=record).unflatten(1, size)
 
     def reference(self, x):
-        self.check_map(x)
+        self.check_map(x, self.to_q.weight)
         flat, size = x.flatten(1, -2), x.shape[1:-1]
         heads = self.attend_reference(*self.project(flat), x=flat, pattern=self.receptive_field(*size))
         return self.merge(heads, x=flat).unflatten(1, size)

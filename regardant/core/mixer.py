@@ -133,6 +133,10 @@ class MultiHead(Mixer):
         self.to_v = nn.Linear(context_dim or dim, self.kv_heads * self.head_dim, bias=bias)
         self.to_out = nn.Linear(heads * self.head_dim, dim, bias=bias)
         self.rule = self.make_rule() if rule is None else rule
+        require(
+            not self.position.biases or getattr(self.rule, "bias", None) is not None,
+            f"position is {type(self.position).__name__}, a bias on logits, but {type(self).__name__} has none",
+        )
 
     def make_rule(self) -> Rule:
         """The rule of this system, when the caller gives none."""
@@ -238,13 +242,24 @@ class MultiHead(Mixer):
         *,
         x: Tensor,
         pattern: Pattern | None,
+        padding: Bool[Tensor, "b m"] | None = None,
         record: Record | None = None,
     ) -> Float[Tensor, "b h m e"]:
-        """What each head makes of it: the rule. `x` is the layer's input, for rules that look at it."""
+        """What each head makes of it: the rule. `x` is the layer's input, for rules that look at it.
+
+        `pattern` holds the padding of the keys; `padding` is that of the queries, so None across.
+        """
         return self.rule(q, k, v, pattern=pattern, scale=self.scale)
 
     def attend_reference(
-        self, q: Tensor, k: Tensor, v: Tensor, *, x: Tensor, pattern: Pattern | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        x: Tensor,
+        pattern: Pattern | None,
+        padding: Bool[Tensor, "b m"] | None = None,
     ) -> Float[Tensor, "b h m e"]:
         return self.rule.reference(q, k, v, pattern=pattern, scale=self.scale)
 
@@ -258,13 +273,16 @@ class MultiHead(Mixer):
         self.check_inputs(x, context, padding)
         q, k, v = self.project(x, context)
         pattern = self.visible(k.shape[2], across=context is not None, padding=padding)
-        return self.merge(self.attend(q, k, v, x=x, pattern=pattern, record=record), x=x, record=record)
+        own = padding if context is None else None
+        heads = self.attend(q, k, v, x=x, pattern=pattern, padding=own, record=record)
+        return self.merge(heads, x=x, record=record)
 
     def reference(self, x, context=None, padding=None):
         self.check_inputs(x, context, padding)
         q, k, v = self.project(x, context)
         pattern = self.visible(k.shape[2], across=context is not None, padding=padding)
-        return self.merge(self.attend_reference(q, k, v, x=x, pattern=pattern), x=x)
+        own = padding if context is None else None
+        return self.merge(self.attend_reference(q, k, v, x=x, pattern=pattern, padding=own), x=x)
 
     def explain(self, length: int, *, keys: int | None = None):
         """How this layer would run at a length (the plan of its softmax under its pattern)."""

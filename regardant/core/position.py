@@ -70,6 +70,13 @@ class Rotary(Position):
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
+def alibi_slopes(heads: int) -> list[float]:
+    """2^(-8h/H), h = 1…H, where H is a power of two; else the next lower one's, then every other of the next."""
+    whole = 2 ** int(log2(heads))
+    slopes = [2 ** (-8 * (head + 1) / whole) for head in range(whole)]
+    return slopes + [2 ** (-4 * (2 * head + 1) / whole) for head in range(heads - whole)]
+
+
 class Alibi(Position):
     """A penalty on the logits that grows with the distance, steeper for some heads (Press et al.)."""
 
@@ -77,13 +84,7 @@ class Alibi(Position):
 
     def __init__(self, heads: int):
         super().__init__()
-        self.register_buffer("slopes", torch.tensor(self._slopes(heads)), persistent=False)
-
-    @staticmethod
-    def _slopes(heads: int) -> list[float]:
-        whole = 2 ** int(log2(heads))
-        slopes = [2 ** (-8 * (head + 1) / whole) for head in range(whole)]
-        return slopes + [2 ** (-4 * (2 * head + 1) / whole) for head in range(heads - whole)]
+        self.register_buffer("slopes", torch.tensor(alibi_slopes(heads)), persistent=False)
 
     def block(self, i, j):
         return -self.slopes[:, None, None] * (i[:, None] - j[None, :]).abs()

@@ -171,7 +171,7 @@ def test_supports_is_read_from_the_class(package) -> None:
 
 
 def test_supports_of_the_base_and_a_replacement_of_it(package) -> None:
-    text = "from dataclasses import replace\nfrom regardant.core.mixer import MultiHead\n\n\nclass Moth(MultiHead):\n"
+    text = "from regardant.core.mixer import MultiHead\n\n\nclass Moth(MultiHead):\n"
     put_source(package, MODULE, text + "    pass\n")
     assert source.supports(f"{MODULE}:Moth", package=package) == Supports(step=False, time=1.5)
     put_source(

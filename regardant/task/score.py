@@ -1,0 +1,31 @@
+"""Losses and metrics that several tasks share."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED = -100
+"""The label of a position that is not scored."""
+
+
+def label_loss(logits: Float[Tensor, "*b classes"], labels: Int[Tensor, "*b"]) -> Float[Tensor, ""]:
+    """Mean cross-entropy, in nats, over the labels that count."""
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
+
+
+def summed_label_loss(
+    logits: Float[Tensor, "*b classes"], labels: Int[Tensor, "*b"]
+) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    """The sum of the cross-entropies, and how many there are."""
+    total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total, (labels != IGNORED).sum()
+
+
+def hits(
+    logits: Float[Tensor, "*b classes"], labels: Int[Tensor, "*b"], among: Bool[Tensor, "*b"] | None = None
+) -> tuple[Int[Tensor, ""], Int[Tensor, ""]]:
+    """How many labels that count (and lie `among`) have the highest logit, and how many there are."""
+    counted = labels != IGNORED if among is None else (labels != IGNORED) & among
+    return ((logits.argmax(dim=-1) == labels) & counted).sum(), counted.sum()
