@@ -1,21 +1,25 @@
 # Two commands, on any machine with Python 3.11 or newer, git and make:
-#   make compare   measure the systems on this machine; prints tables, leaves the figures in reports/
+#   make compare   measure the systems on this machine; prints tables and where the report lies.
+#                  What was measured before, by the same code, is not measured again.
 #   make test      the whole test suite
-# Both build the environment in .venv on first use. PYTHON=… chooses the interpreter; a torch that it
+# and, for whoever changes a card or its evidence, `make tables`: the tables of the README, made anew.
+# All build the environment in .venv on first use. PYTHON=… chooses the interpreter; a torch that it
 # already has is used as it is.
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: compare test clean
+.PHONY: compare test tables clean
 
 compare: $(READY)
-	@mkdir -p reports
-	@$(BIN)/python -m regardant cost --json > reports/cost.json
+	@$(BIN)/python -m regardant cost --out reports
 
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+
+tables: $(READY)
+	@$(BIN)/python -m regardant.atlas.readme
 
 $(READY): pyproject.toml .ci/environment
 	@PYTHON="$(PYTHON)" .ci/environment $(VENV)

@@ -28,10 +28,10 @@ class $name(MultiHead):
 
     supports = Supports(time=2.0, memory=1.0, state=1.0)
 
-    def attend(self, q, k, v, *, x, pattern, record=None):
+    def attend(self, q, k, v, *, x, pattern, padding=None, record=None):
         return self.rule(q, k, v, pattern=pattern, scale=self.scale)
 
-    def attend_reference(self, q, k, v, *, x, pattern):
+    def attend_reference(self, q, k, v, *, x, pattern, padding=None):
         return self.rule.reference(q, k, v, pattern=pattern, scale=self.scale)
 ''')
 
@@ -101,11 +101,12 @@ SYSTEMS = {"sequence": SEQUENCE, "grid": GRID, "gate": GATE}
 CLAIM = Template('''\
 """$about"""
 
-from regardant.claim import Outcome
+from regardant.claim.context import Context
+from regardant.claim.outcome import Outcome
 
 
-def run(*, seeds: int = 3) -> Outcome:
-    raise ValueError("the experiment of '$slug' is not written yet; it belongs here, into its run()")
+def claim(context: Context) -> Outcome:
+    raise ValueError("the experiment of '$slug' is not written yet; it belongs here, into `claim`")
 ''')
 
 

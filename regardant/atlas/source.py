@@ -236,7 +236,7 @@ def _settled(function: ast.FunctionDef) -> set[str]:
     return {
         keyword.arg
         for call in ast.walk(function)
-        if isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__"
+        if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(".__init__")
         for keyword in call.keywords
         if keyword.arg is not None
     }

@@ -12,8 +12,9 @@ import typer
 from typer.core import TyperGroup
 
 from regardant import __version__
+from regardant.cli.check import check
 from regardant.cli.claim import claim
-from regardant.cli.contract import check, contract
+from regardant.cli.contract import contract
 from regardant.cli.cost import cost
 from regardant.cli.list import list_cards
 from regardant.cli.new import new

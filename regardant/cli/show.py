@@ -33,7 +33,7 @@ def show(
     for system in about["systems"]:
         sections.append((f"{system['name']} ({system['kind']}, {system['target']})", _system(system)))
     if about["evidence"].get("claim"):
-        sections.append(("evidence on the claim", _flat(about["evidence"]["claim"])))
+        sections.append(("evidence on the claim", _claim(about["evidence"]["claim"])))
     print_sections(sections)
 
 
@@ -93,6 +93,28 @@ def _system(system: Mapping[str, Any]) -> Entries:
     if verdict := system["contract"]:
         entries += [(f"contract: {name}", text) for name, text in _flat(verdict)]
     return entries
+
+
+def _claim(found: Mapping[str, Any]) -> Entries:
+    """What the experiment measured, ours beside the baseline, and the criteria; then the rest as it is."""
+    entries = [("verdict", str(found.get("verdict", ""))), ("setting", str(found.get("setting", "")))]
+    for figure in found.get("figures", ()):
+        for side in ("ours", "baseline"):
+            measured = "; ".join(f"{name} {_spread(values)}" for name, values in figure[side].items())
+            entries.append((figure["quantity"] if side == "ours" else "", f"{side}: {measured or 'none'}"))
+    for criterion in found.get("criteria", ()):
+        # JSON has neither NaN nor infinity: such a figure is spelled, and read back here.
+        measured, bound = float(criterion["found"]), float(criterion["bound"])
+        rule = f"{criterion['rule']}: {measured:.4g} {criterion['sense']} {bound:.4g}"
+        entries.append(("holds" if criterion["holds"] else "does not hold", rule))
+    entries += [("note", note) for note in found.get("notes", ())]
+    told = ("verdict", "setting", "figures", "criteria", "notes", "paper")
+    return entries + _flat({name: value for name, value in found.items() if name not in told})
+
+
+def _spread(values: Mapping[str, Any]) -> str:
+    mean, deviation = float(values["mean"]), float(values["deviation"])
+    return f"{mean:.4g} ± {deviation:.2g}" if len(values["values"]) > 1 else f"{mean:.4g}"
 
 
 def _spell(option: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ for the same setting, machine, versions and code, is not measured again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from time import perf_counter
@@ -17,7 +17,7 @@ from regardant.compare.clock import clock, wait_for
 from regardant.compare.decoding import clock_steps
 from regardant.compare.journal import Journal
 from regardant.compare.measurement import Measurement
-from regardant.compare.peak import OutOfMemory, PeakMeter, rise
+from regardant.compare.peak import SHORT, OutOfMemory, PeakMeter, rise
 from regardant.compare.workload import PHASES, Setting, Workload, decodes, settle
 from regardant.core.errors import require
 
@@ -26,51 +26,128 @@ POSITIONS = (100, 1000, 10000)
 LONGEST_RUN = 8.0
 """Seconds. A run that might take longer, going by the shorter ones, is left out and said to be."""
 
-Progress = Callable[[int, int, str], None]
-
 
 class Cost:
-    """Measures into a journal, or finds there what was measured before."""
+    """Measures into a journal, or finds there what was measured before.
+
+    `progress` hears how many figures are known, how many are asked for, and what is done now.
+    """
 
     def __init__(
-        self, journal: Journal, *, budget: float = 0.4, progress: Progress = lambda done, total, text: None
-    ):
+        self, journal: Journal, *, budget: float = 0.4,
+        progress: Callable[[int, int, str], None] = lambda known, asked, now: None,
+    ):  # fmt: skip
         self.journal, self.budget, self.progress = journal, budget, progress
         self.known = {entry.identity: entry for entry in (Measurement(**line) for line in journal)}
-        self.done = self.total = 0
+        self.asked: list[Measurement] = []
 
     def measure(
         self, settings: Sequence[Setting], *, lengths: Sequence[int] = LENGTHS,
         positions: Sequence[int] = POSITIONS, phases: Sequence[str] = PHASES, memory: bool = True,
     ) -> list[Measurement]:  # fmt: skip
         """All figures that are asked for, system by system."""
+        _check(lengths, positions, phases)
         lengths, positions = sorted(set(lengths)), sorted(set(positions))
-        check(lengths, positions, phases)
         quantities = ("bytes", "seconds") if memory else ("seconds",)
         wanted: dict[Setting, list[Measurement]] = {}
         for setting in map(settle, settings):
-            asked = [(phase, quantity, n) for phase in phases for quantity in quantities for n in lengths
-                     if phase != "decode"]  # fmt: skip
+            runs = [(phase, quantity, length) for phase in phases if phase != "decode"
+                    for quantity in quantities for length in lengths]  # fmt: skip
             if "decode" in phases and decodes(setting):
-                asked += [("decode", "seconds", at) for at in positions]
-            wanted[setting] = [Measurement.blank(setting, *each) for each in asked]
-        self.done, self.total = 0, sum(map(len, wanted.values()))
-        found = []
+                runs += [("decode", "seconds", position) for position in positions]
+            wanted[setting] = [Measurement.blank(setting, *run) for run in runs]
+        self.asked = [blank for blanks in wanted.values() for blank in blanks]
         with PeakMeter() as meter:
             for setting, blanks in wanted.items():
-                found += self._system(setting, blanks, meter)
-        return found
+                self._measure(setting, blanks, meter)
+        return [self.known[blank.identity] for blank in self.asked]
 
-    def _system(self, setting: Setting, blanks: list[Measurement], meter: PeakMeter) -> list[Measurement]:
-        missing = {(each.phase, each.quantity, each.length): each for each in blanks if each.identity not in self.known}
-        self.done += len(blanks) - len(missing)
-        self.progress(self.done, self.total, setting.system)
-        found = {each.identity: self.known[each.identity] for each in blanks if each.identity in self.known}
-        if missing:
-            workload = Workload(setting)
-            for phase in PHASES:
-                here = {key[1:]: blank for key, blank in missing.items() if key[0] == phase}
-                lengths = sorted({each.length for each in blanks if each.phase == phase})
-                measure = self._steps if phase == "decode" else partial(self._runs, lengths=lengths, meter=meter)
-                ...
-        return [found[each.identity] for each in blanks]
+    def _measure(self, setting: Setting, blanks: list[Measurement], meter: PeakMeter) -> None:
+        self._tell(setting.system)
+        if all(map(self._has, blanks)):
+            return
+        workload = Workload(setting)
+        for phase in PHASES:
+            here = [blank for blank in blanks if blank.phase == phase]
+            if all(map(self._has, here)):
+                continue
+            if phase == "decode":
+                self._decode(workload, here)
+            else:
+                self._run(workload, here, meter)
+
+    def _run(self, workload: Workload, blanks: list[Measurement], meter: PeakMeter) -> None:
+        """A phase at every length: the peaks one by one, then the times by turns."""
+        by_quantity = {(blank.length, blank.quantity): blank for blank in blanks}
+        calls, before, reason = {}, None, None
+        workload.run(blanks[0].phase, workload.draw(SHORT))
+        for length in sorted({blank.length for blank in blanks}):
+            size, time = by_quantity.get((length, "bytes")), by_quantity[length, "seconds"]
+            reason = reason or _too_long(before, length) or self._peak(workload, size, meter)
+            if reason is not None:
+                for blank in filter(None, (size, time)):
+                    self.known.setdefault(blank.identity, replace(blank, left_out=reason))
+                continue
+            if self._has(time):
+                before = (length, self.known[time.identity].best)
+                continue
+            calls[length] = partial(workload.run, time.phase, workload.draw(length))
+            before = (length, _once(calls[length], workload))
+        for length, timing in clock(calls, budget=self.budget, device=workload.setting.device):
+            self._remember(by_quantity[length, "seconds"].filled(timing=timing))
+
+    def _peak(self, workload: Workload, blank: Measurement | None, meter: PeakMeter) -> str | None:
+        """Measure the peak memory, where it is asked for and not known; why there is none, or None."""
+        if blank is None or self._has(blank):
+            return None
+        self._tell(f"{blank.system}: memory, {blank.phase}, {blank.length}")
+        try:
+            if blank.device == "cpu":
+                size = meter.measure(workload.setting, blank.phase, blank.length, threads=blank.threads)
+            else:
+                size = rise(workload, blank.phase, blank.length)
+        except (OutOfMemory, torch.OutOfMemoryError):
+            return "it takes more memory than there is"
+        self._remember(blank.filled(size=size))
+        return None
+
+    def _decode(self, workload: Workload, blanks: list[Measurement]) -> None:
+        self._tell(f"{workload.setting.system}: decode")
+        by_position = {blank.length: blank for blank in blanks}
+        for position, (timing, size) in clock_steps(workload, list(by_position), budget=self.budget).items():
+            self._remember(by_position[position].filled(timing=timing, size=size))
+
+    def _has(self, blank: Measurement) -> bool:
+        return blank.identity in self.known
+
+    def _remember(self, entry: Measurement) -> None:
+        self.known[entry.identity] = entry
+        self.journal.append(asdict(entry))
+        self._tell(f"{entry.system}: {entry.phase}, {entry.length}")
+
+    def _tell(self, now: str) -> None:
+        self.progress(sum(map(self._has, self.asked)), len(self.asked), now)
+
+
+def _check(lengths: Sequence[int], positions: Sequence[int], phases: Sequence[str]) -> None:
+    require(len(phases) > 0, f"phases is empty, but there are {', '.join(PHASES)}")
+    for phase in phases:
+        require(phase in PHASES, f"phases holds {phase!r}, but there are only {', '.join(PHASES)}")
+    for name, given in (("lengths", lengths), ("positions", positions)):
+        require(len(given) > 0, f"{name} is empty, but something must be measured")
+        require(min(given) >= 1, f"{name} holds {min(given)}, but the shortest is 1")
+
+
+def _too_long(before: tuple[int, float] | None, length: int) -> str | None:
+    """Why a run at this length is left out, going by the one before and by quadratic growth."""
+    if before is None:
+        return None
+    guess = before[1] * (length / before[0]) ** 2
+    return f"a run might take {guess:.0f} s" if guess > LONGEST_RUN else None
+
+
+def _once(call: Callable[[], object], workload: Workload) -> float:
+    start = perf_counter()
+    call()
+    wait_for(torch.device(workload.setting.device))()
+    return perf_counter() - start

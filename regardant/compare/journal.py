@@ -45,7 +45,9 @@ class Journal:
             try:
                 entry = json.loads(line)
             except ValueError as error:
-                raise ValueError(f"{self.path} line {number} is not JSON ({error}); mend or delete it") from error
+                raise ValueError(
+                    f"{self.path} line {number} is not JSON ({error}); mend or delete it"
+                ) from error
             yield entry
 
 

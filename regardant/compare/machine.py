@@ -28,7 +28,9 @@ def machine(device: torch.device | str = "cpu") -> str:
     if kind.type == "cuda":
         return torch.cuda.get_device_name(kind)
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{processor()}, {torch.get_num_threads()} threads, {capability}" if kind.type == "cpu" else kind.type
+    return (
+        f"{processor()}, {torch.get_num_threads()} threads, {capability}" if kind.type == "cpu" else kind.type
+    )
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -57,7 +57,8 @@ def kind_of(name: str) -> str:
         return "gate"
     kind = "sequence" if ":" in name else catalog.system(name).kind
     require(
-        kind == "sequence", f"{name!r} is of kind {kind}, but cost measures systems of sequence, grid and gate"
+        kind == "sequence",
+        f"{name!r} is of kind {kind}, but cost measures systems of sequence, grid and gate",
     )
     return kind
 
@@ -90,7 +91,9 @@ class Workload:
 
     def __init__(self, setting: Setting):
         self.setting, self.kind = settle(setting), kind_of(setting.system)
-        own = dict(channels=setting.dim) if self.kind == "gate" else dict(dim=setting.dim, heads=setting.heads)
+        own = (
+            dict(channels=setting.dim) if self.kind == "gate" else dict(dim=setting.dim, heads=setting.heads)
+        )
         if self.kind == "sequence":
             own["causal"] = self.setting.causal
         constructor = resolve(setting.system)
@@ -108,7 +111,9 @@ class Workload:
             height, width = map_size(length)
             shape = (height, width, shape[1]) if self.kind == "grid" else (shape[1], height, width)
         generator = torch.Generator().manual_seed(self.setting.seed + length)
-        return torch.randn(self.setting.batch, *shape, generator=generator).to(self.setting.device, self.dtype)
+        return torch.randn(self.setting.batch, *shape, generator=generator).to(
+            self.setting.device, self.dtype
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():

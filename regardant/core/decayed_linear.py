@@ -21,7 +21,7 @@ matrix λ^(c(i-j)) over blocks, because a step at a time is too little work to k
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from typing import NamedTuple
 
 import torch
@@ -96,213 +96,218 @@ def decayed_linear_step(
 
 
 class _DecayedLinear(torch.autograd.Function):
-    """The chunked forward, and its exact backward from q, k, v and the initial state alone."""
+    """The forward sweep, and the exact backward sweeps from q, k, v and the initial state alone."""
 
     @staticmethod
     def forward(ctx, q, k, v, log_decay, state, block):
         ctx.save_for_backward(q, k, v, log_decay, state)
         ctx.block = block
         ctx.set_materialize_grads(False)
-        out = torch.empty(*q.shape[:3], v.shape[3], dtype=v.dtype, device=v.device)
-        last = torch.empty(state.shape, dtype=_accurate(q.dtype), device=q.device)
-        work = _Work(q, k, v, log_decay, block)
-        for lanes in work.lanes():
-            carried = lanes.state(state)
-            for segment in work.segments():
-                decay = work.decay(lanes, segment)
-                tiles = (lanes.tile(x, segment) for x in (q, k, v))
-                result, carried = _segment_forward(*tiles, carried, decay)
-                lanes.rows(out, segment).copy_(result.view_as(lanes.rows(out, segment)))
-            last[lanes.samples, lanes.heads] = carried.view_as(last[lanes.samples, lanes.heads])
-        return out, last
+        return _sweep_right(q, k, v, log_decay, state, block)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out, grad_last):
         q, k, v, log_decay, state = ctx.saved_tensors
-        grads = [torch.zeros(x.shape, dtype=_accurate(x.dtype), device=x.device) for x in (q, k, v)]
-        grad_state = torch.zeros_like(state, dtype=_accurate(q.dtype)) if grad_last is None else grad_last
-        grad_first = torch.empty_like(grad_state)
         if grad_out is None:
             grad_out = v.new_zeros(()).expand(*q.shape[:3], v.shape[3])
-        work = _Work(q, k, v, log_decay, ctx.block)
-        for lanes in work.lanes():
-            carried, starts = lanes.state(state), []
-            for segment in work.segments():
-                starts.append(carried)
-                k_tile, v_tile = lanes.tile(k, segment), lanes.tile(v, segment)
-                carried = _states(k_tile, v_tile, carried, work.decay(lanes, segment))[1]
-            carried = lanes.state(grad_state)
-            for segment, start in zip(reversed(work.segments()), reversed(starts)):
-                tiles = (lanes.tile(x, segment) for x in (q, k, v, grad_out))
-                *parts, carried = _segment_backward(*tiles, start, carried, work.decay(lanes, segment))
-                for grad, part in zip(grads, parts):
-                    lanes.add(grad, segment, part)
-            grad_first[lanes.samples, lanes.heads] = carried.view_as(grad_first[lanes.samples, lanes.heads])
-        grad_q, grad_k, grad_v = (grad.to(x.dtype) for grad, x in zip(grads, (q, k, v)))
-        return grad_q, grad_k, grad_v, None, grad_first.to(state.dtype), None
+        if grad_last is None:
+            grad_last = torch.zeros_like(state)
+        # dq_t = Σ_{s≤t} λ^(t-s) (dO_t·v_s) k_s is the forward equation again, with other operands.
+        grad_q, _ = _sweep_right(grad_out, v, k, log_decay, state.mT, ctx.block)
+        grad_k, grad_v, grad_state = _sweep_left(q, k, v, grad_out, log_decay, grad_last, ctx.block)
+        return grad_q.to(q.dtype), grad_k, grad_v, None, grad_state.to(state.dtype), None
+
+
+def _sweep_right(q, k, v, log_decay, state, block):
+    """The outputs [b h n e] and the state behind the last token, tile after tile from the first token."""
+    out = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
+    last = torch.empty(state.shape, dtype=_accurate(q.dtype), device=q.device)
+    d, e = state.shape[2:]
+    grouped = [x.unflatten(1, (k.shape[1], -1)) for x in (q, k, v, out, state, last)]
+    rate = None if log_decay is None else log_decay.view(k.shape[1], -1)
+    for samples, groups, runs in _plan(q, k, block):
+        *rows, before_all, after_all = (x[samples, groups] for x in grouped)
+        carried = before_all.to(last.dtype)
+        for run in runs:
+            decay = _Decay.over(None if rate is None else rate[groups], run, carried)
+            q_, k_, v_, o_, scores, gained, states = run.buffers(carried, d, d, e, e, run.size, (d, e), (d, e))
+            for q_i, k_i, v_i, out_i in zip(*(run.cut(x) for x in rows)):
+                q_.blocks.copy_(q_i)
+                k_.blocks.copy_(k_i)
+                v_.blocks.copy_(v_i)
+                torch.bmm(q_.slots, k_.slots.mT, out=scores.slots)
+                scores.fade(decay.within)
+                torch.bmm(scores.slots, v_.slots, out=o_.slots)
+                k_.fade(decay.until)
+                torch.bmm(k_.slots.mT, v_.slots, out=gained.slots)
+                before, carried = _carry(carried, gained, states, decay.across)
+                q_.fade(decay.since)
+                o_.slots.baddbmm_(q_.slots, before)
+                out_i.copy_(o_.blocks)
+        after_all.copy_(carried)
+    return out, last
+
+
+def _sweep_left(q, k, v, grad_out, log_decay, grad_last, block):
+    """dK, dV and the gradient of the state before the first token, tile after tile from the last one."""
+    grad_k, grad_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (k, v))
+    first = torch.empty(grad_last.shape, dtype=_accurate(q.dtype), device=q.device)
+    d, e = grad_last.shape[2:]
+    grouped = [x.unflatten(1, (k.shape[1], -1)) for x in (q, k, v, grad_out, grad_k, grad_v, grad_last, first)]
+    rate = None if log_decay is None else log_decay.view(k.shape[1], -1)
+    for samples, groups, runs in _plan(q, k, block):
+        *rows, before_all, after_all = (x[samples, groups] for x in grouped)
+        carried = before_all.to(first.dtype)
+        for run in reversed(runs):
+            decay = _Decay.over(None if rate is None else rate[groups], run, carried)
+            q_, k_, v_, o_, dk, dv, scores, gained, states = run.buffers(
+                carried, d, d, e, e, d, e, run.size, (d, e), (d, e)
+            )
+            cuts = [run.cut(x)[::-1] for x in rows]
+            for q_i, k_i, v_i, o_i, grad_k_i, grad_v_i in zip(*cuts):
+                q_.blocks.copy_(q_i)
+                k_.blocks.copy_(k_i)
+                v_.blocks.copy_(v_i)
+                o_.blocks.copy_(o_i)
+                torch.bmm(q_.slots, k_.slots.mT, out=scores.slots)
+                scores.fade(decay.within)
+                torch.bmm(scores.slots.mT, o_.slots, out=dv.slots)
+                torch.bmm(o_.slots, v_.slots.mT, out=scores.slots)
+                scores.fade(decay.within)
+                torch.bmm(scores.slots.mT, q_.slots, out=dk.slots)
+                o_.fade(decay.since)
+                torch.bmm(q_.slots.mT, o_.slots, out=gained.slots)
+                behind, carried = _carry(carried, gained, states, decay.across.mT)
+                v_.fade(decay.until)
+                dk.slots.baddbmm_(v_.slots, behind.mT)
+                k_.fade(decay.until)
+                dv.slots.baddbmm_(k_.slots, behind)
+                grad_k_i.copy_(dk.blocks.sum(2, keepdim=True) if q.shape[1] > k.shape[1] else dk.blocks)
+                grad_v_i.copy_(dv.blocks.sum(2, keepdim=True) if q.shape[1] > k.shape[1] else dv.blocks)
+        after_all.copy_(carried)
+    return grad_k, grad_v, first
+
+
+def _carry(carried, gained, states, across):
+    """The state at each block, and behind them all."""
+    *lanes, d, e = carried.shape
+    if states.blocks.shape[3] == 1:
+        after = torch.addcmul(gained.slots.view(carried.shape), carried, across)
+        return carried.reshape(-1, d, e), after
+    gained.slots.view(*lanes, -1, d, e).select(3, -1).copy_(carried)
+    flat = states.slots.view(math.prod(lanes), -1, d * e)
+    across = across.flatten(0, 1)
+    torch.bmm(across if lanes[0] == 1 else across.repeat(lanes[0], 1, 1), gained.slots.view(flat.shape), out=flat)
+    return states.slots, states.slots.view(*lanes, -1, d, e).select(3, -1)
+
+
+class _Buffer(NamedTuple):
+    slots: Tensor
+    blocks: Tensor
+
+    def fade(self, by):
+        if by is not None:
+            self.blocks.mul_(by)
+
+
+class _Run(NamedTuple):
+    """`count` segments of `blocks` blocks of `size` tokens, one behind the other from token `first` on."""
+
+    first: int
+    count: int
+    blocks: int
+    size: int
+
+    def cut(self, x: Float[Tensor, "b g share n w"]) -> list[Float[Tensor, "b g share blocks size w"]]:
+        tokens = self.count * self.blocks * self.size
+        rows = x.narrow(3, self.first, tokens).unflatten(3, (self.count, self.blocks, self.size))
+        return rows.unbind(3)
+
+    def buffers(self, like, *shapes):
+        slots = self.blocks + (self.blocks > 1)
+        lead = (*like.shape[:3], slots)
+        shapes = [s if isinstance(s, tuple) else (self.size, s) for s in shapes]
+        sizes = [math.prod(lead) * math.prod(s) for s in shapes]
+        parts = torch.empty(sum(sizes), dtype=like.dtype, device=like.device).split(sizes)
+        return [
+            _Buffer(part.view(-1, *s), part.view(*lead, *s)[:, :, :, : self.blocks]) for part, s in zip(parts, shapes)
+        ]
+
+
+MAXM, BUDGET, SIDE = 8, 32, 16
+
+
+def _plan(q, k, block):
+    b, h, n, _ = q.shape
+    g = k.shape[1]
+    share = h // g
+    whole, rest = divmod(n, block)
+    blocks = 1 if b * h >= SIDE else max(1, min(MAXM, whole))
+    lanes = max(1, BUDGET // blocks)
+    groups = min(g, max(1, lanes // share))
+    size = max(1, lanes // h) if groups == g else 1
+    runs = [
+        _Run(0, whole // blocks, blocks, block),
+        _Run(whole // blocks * blocks * block, 1, whole % blocks, block),
+        _Run(whole * block, 1, 1, rest),
+    ]
+    runs = [run for run in runs if run.count * run.blocks * run.size]
+    return [
+        (slice(i, min(i + size, b)), slice(j, min(j + groups, g)), runs)
+        for i in range(0, b, size)
+        for j in range(0, g, groups)
+    ]
+
+
+class _Decay(NamedTuple):
+    within: Float[Tensor, "g share 1 c c"]
+    since: Float[Tensor, "g share 1 c 1"] | None
+    until: Float[Tensor, "g share 1 c 1"] | None
+    across: Float[Tensor, "h m+1 m+1"] | Float[Tensor, "h 1 1"]
+
+    @classmethod
+    def over(cls, log_decay, run, like):
+        rate = torch.zeros(like.shape[1:3], device=like.device) if log_decay is None else log_decay
+        rate = rate.to(like.dtype)[..., None]
+        powers = torch.exp(rate * torch.arange(run.size + 1, device=like.device))
+        within = _triangle(powers[..., :-1]).unsqueeze(2)
+        if run.blocks == 1:
+            across = powers[..., -1:, None]
+        else:
+            age = torch.arange(0, (run.blocks + 1) * run.size, run.size, device=like.device)
+            across = _triangle(torch.exp(rate * age)).roll(-1, dims=-1)
+        if log_decay is None:
+            return cls(within, None, None, across)
+        return cls(within, powers[..., None, 1:, None], powers[..., None, :-1, None].flip(3), across)
+
+
+def _triangle(powers: Float[Tensor, "h size"]) -> Float[Tensor, "h size size"]:
+    """λ^(i-j) where i ≥ j, else 0, from λ^0, λ^1, …"""
+    size = powers.shape[-1]
+    return torch.nn.functional.pad(powers, (size - 1, 0)).unfold(-1, size, 1).flip(-1)
 
 
 def _forward_by_autograd(q, k, v, log_decay, state, block):
     """The same forward out of plain operations, for when the decay itself is learned."""
-    work = _Work(q, k, v, log_decay, block)
-    lanes = _Lanes(slice(0, q.shape[0]), slice(0, q.shape[1]), q.shape[1])
-    carried, parts = lanes.state(state), []
-    for segment in work.segments():
-        tiles = (lanes.tile(x, segment) for x in (q, k, v))
-        result, carried = _segment_forward(*tiles, carried, work.decay(lanes, segment))
-        parts.append(result.view(*q.shape[:2], -1, v.shape[3]))
-    return torch.cat(parts, dim=2).to(v.dtype), carried.view(state.shape)
-
-
-def _segment_forward(
-    q: Float[Tensor, "lanes*m c d"],
-    k: Float[Tensor, "lanes*m c d"],
-    v: Float[Tensor, "lanes*m c e"],
-    state: Float[Tensor, "lanes d e"],
-    decay: _Decay,
-) -> tuple[Float[Tensor, "lanes*m c e"], Float[Tensor, "lanes d e"]]:
-    """The outputs of m blocks a lane, and the state behind them."""
-    before, after = _states(k, v, state, decay)
-    scores = _scale(torch.bmm(q, k.mT), decay.within)
-    return torch.bmm(scores, v).baddbmm(_scale(q, decay.since), before), after
-
-
-def _states(k, v, state, decay):
-    """S before each of the m blocks [lanes*m d e], and S behind the last."""
-    lanes, d, e = state.shape
-    gained = torch.bmm(_scale(k, decay.until).mT, v).view(lanes, -1, d * e)
-    stack = torch.cat([state.view(lanes, 1, d * e), gained], dim=1)
-    states = torch.bmm(decay.across.expand(lanes, -1, -1), stack)
-    return states[:, :-1].reshape(-1, d, e), states[:, -1].view(lanes, d, e)
-
-
-def _segment_backward(q, k, v, grad_out, state, grad_state, decay):
-    """dQ, dK, dV of m blocks a lane, and D before them (from S before and D behind them)."""
-    lanes, d, e = state.shape
-    before, _ = _states(k, v, state, decay)
-    faded = _scale(grad_out, decay.since)
-    gained = torch.bmm(q.mT, faded).view(lanes, -1, d * e)
-    stack = torch.cat([gained, grad_state.view(lanes, 1, d * e)], dim=1)
-    grads = torch.bmm(decay.across.mT.expand(lanes, -1, -1), stack)
-    behind, first = grads[:, 1:].reshape(-1, d, e), grads[:, 0].view(lanes, d, e)
-    scores = _scale(torch.bmm(q, k.mT), decay.within)
-    grad_scores = _scale(torch.bmm(grad_out, v.mT), decay.within)
-    grad_q = torch.bmm(grad_scores, k).baddbmm_(faded, before.mT)
-    grad_k = torch.bmm(grad_scores.mT, q).baddbmm_(_scale(v, decay.until), behind.mT)
-    grad_v = torch.bmm(scores.mT, grad_out).baddbmm_(_scale(k, decay.until), behind)
-    return grad_q, grad_k, grad_v, first
-
-
-def _scale(x: Float[Tensor, "lanes*m c w"], by: Float[Tensor, "lanes c w"] | None) -> Tensor:
-    if by is None:
-        return x
-    return (x.view(by.shape[0], -1, *x.shape[1:]) * by[:, None]).view(x.shape)
-
-
-class _Segment(NamedTuple):
-    """`blocks` whole blocks of `size` tokens from the token `first` on."""
-
-    first: int
-    blocks: int
-    size: int
-
-    @property
-    def rows(self) -> slice:
-        return slice(self.first, self.first + self.blocks * self.size)
-
-
-class _Lanes(NamedTuple):
-    """Heads of samples that are worked side by side."""
-
-    samples: slice
-    heads: slice
-    all_heads: int
-
-    def rows(self, x, segment):
-        """The tokens of a segment of x [b h n w], with k's and v's heads shared out to the query heads."""
-        share = self.all_heads // x.shape[1]
-        rows = x[self.samples, :, segment.rows]
-        if share == 1:
-            return rows[:, self.heads]
-        if self.heads.stop - self.heads.start == 1:
-            return rows[:, self.heads.start // share, None]
-        return rows.index_select(1, torch.arange(self.heads.start, self.heads.stop, device=x.device) // share)
-
-    def tile(self, x: Float[Tensor, "b h n w"], segment: _Segment) -> Float[Tensor, "lanes*m c w"]:
-        return self.rows(x, segment).to(_accurate(x.dtype)).reshape(-1, segment.size, x.shape[-1])
-
-    def state(self, x: Float[Tensor, "b h d e"]) -> Float[Tensor, "lanes d e"]:
-        return x[self.samples, self.heads].to(_accurate(x.dtype)).flatten(0, 1)
-
-    def add(self, total, segment, part):
-        """Add a tile to where `tile` took it from."""
-        share = self.all_heads // total.shape[1]
-        rows = total[self.samples, :, segment.rows]
-        heads = torch.arange(self.heads.start, self.heads.stop, device=total.device) // share
-        part = part.view(rows.shape[0], len(heads), *rows.shape[2:])
-        if share == 1:
-            rows[:, self.heads] = part
-        else:
-            rows.index_add_(1, heads, part)
-
-
-class _Decay(NamedTuple):
-    """Powers of λ: inside a block, since its start and until its end, and across the blocks of a segment."""
-
-    within: Float[Tensor, "lanes c c"]
-    since: Float[Tensor, "lanes c 1"] | None
-    until: Float[Tensor, "lanes c 1"] | None
-    across: Float[Tensor, "lanes m+1 m+1"]
-
-
-def _triangle(log_decay: Float[Tensor, "h"], size: int) -> Float[Tensor, "h size size"]:
-    """λ^(i-j) where i ≥ j, else 0."""
-    powers = torch.exp(log_decay[:, None] * torch.arange(size, device=log_decay.device))
-    return torch.nn.functional.pad(powers, (size - 1, 0)).unfold(1, size, 1).flip(-1)
-
-
-class _Work:
-    """How the whole is cut into tiles that stay in a core's cache, and the decay of each."""
-
-    def __init__(self, q, k, v, log_decay, block):
-        self.shape, self.block = q.shape, min(block, q.shape[2])
-        budget = max(1, (1024 if q.device.type == "cpu" else 1 << 20) // self.block)
-        self.blocks = max(1, min(q.shape[2] // self.block, budget, 32))
-        lanes = max(1, budget // self.blocks)
-        self.heads = min(q.shape[1], lanes)
-        self.samples = max(1, lanes // self.heads) if self.heads == q.shape[1] else 1
-        dtype = _accurate(q.dtype)
-        decays = q.new_zeros(q.shape[1], dtype=dtype) if log_decay is None else log_decay.to(dtype)
-        self.log_decay = decays
-        self.within = _triangle(decays, self.block)
-        powers = torch.exp(decays[:, None] * torch.arange(self.block + 1, device=q.device))
-        self.since, self.until = powers[:, 1:, None], powers[:, :-1, None].flip(1)
-        self.across = _triangle(decays * self.block, self.blocks + 1)
-
-    def segments(self) -> list[_Segment]:
-        n, c = self.shape[2], self.block
-        whole = n // c
-        cut = [_Segment(i * c, min(self.blocks, whole - i), c) for i in range(0, whole, self.blocks)]
-        return cut + ([_Segment(whole * c, 1, n - whole * c)] if n > whole * c else [])
-
-    def lanes(self) -> Iterator[_Lanes]:
-        b, h = self.shape[:2]
-        for sample in range(0, b, self.samples):
-            for head in range(0, h, self.heads):
-                samples = slice(sample, min(sample + self.samples, b))
-                yield _Lanes(samples, slice(head, min(head + self.heads, h)), h)
-
-    def decay(self, lanes: _Lanes, segment: _Segment) -> _Decay:
-        repeat, size, blocks = lanes.samples.stop - lanes.samples.start, segment.size, segment.blocks + 1
-        across = self.across if size == self.block else _triangle(self.log_decay * size, 2)
-        tables = (
-            self.within[:, :size, :size],
-            self.since[:, :size],
-            self.until[:, self.block - size :],
-            across[:, :blocks, :blocks],
-        )
-        return _Decay(*(table[lanes.heads].repeat(repeat, 1, 1) for table in tables))
+    b, h, _, d = q.shape
+    e = v.shape[3]
+    k, v = (x.repeat_interleave(h // x.shape[1], dim=1) for x in (k, v))
+    q_, k_, v_, state = (x.to(_accurate(q.dtype)).unsqueeze(2) for x in (q, k, v, state))
+    outs = []
+    for run in _plan(q, q, block)[0][2]:
+        decay = _Decay.over(log_decay[:, None], run, state)
+        for q_i, k_i, v_i in zip(*(run.cut(x) for x in (q_, k_, v_))):
+            gained = (k_i * decay.until).mT @ v_i
+            if run.blocks == 1:
+                before, state = state[:, :, :, None], decay.across * state + gained[:, :, :, 0]
+            else:
+                stack = torch.cat([gained, state[:, :, :, None]], dim=3).flatten(4)
+                states = (decay.across @ stack).unflatten(4, (d, e))
+                before, state = states[:, :, :, :-1], states[:, :, :, -1]
+            scores = (q_i @ k_i.mT) * decay.within
+            outs.append((scores @ v_i + (q_i * decay.since) @ before).reshape(b, h, -1, e))
+    return torch.cat(outs, dim=2).to(v.dtype), state.squeeze(2)
 
 
 def _accurate(dtype: torch.dtype) -> torch.dtype:

@@ -11,7 +11,6 @@ from regardant.core.pattern import Pattern
 from regardant.core.record import Record
 from regardant.core.supports import Supports
 
-
 AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from regardant.core.errors import require
-from regardant.core.pattern_algebra import And, Not, Or, Partition, Pattern, Reach, widest
+from regardant.core.pattern_algebra import And, Not, Or, Partition, Pattern, Reach, latest, widest
 
 __all__ = [
     "And", "Blocks", "Causal", "Dilated", "Document", "Everything", "Not", "Or", "Padding", "Partition",
@@ -36,6 +36,9 @@ class Everything(Pattern):
     def allows(self, i, j, *, batch=None, head=None):
         return torch.ones_like(i + j, dtype=torch.bool)
 
+    def stationary(self):
+        return 0
+
 
 @dataclass(frozen=True)
 class Causal(Pattern):
@@ -46,6 +49,9 @@ class Causal(Pattern):
 
     def reach(self):
         return Reach(inf, 0)
+
+    def stationary(self):
+        return 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,9 @@ class Window(Pattern):
 
     def reach(self):
         return Reach(self.width - 1, self.width - 1)
+
+    def stationary(self):
+        return 0
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,9 @@ class Dilated(Pattern):
         steps = torch.arange(-(self.width - 1), self.width, device=i.device)
         return None if len(steps) >= keys else i[:, None] - steps * self.dilation
 
+    def stationary(self):
+        return 0
+
 
 @dataclass(frozen=True)
 class Sink(Pattern):
@@ -101,6 +113,9 @@ class Sink(Pattern):
 
     def reach(self):
         return Reach(-1, 0, self.count)
+
+    def stationary(self):
+        return self.count
 
 
 class _Ids(Pattern):
@@ -140,6 +155,9 @@ class Prefix(Pattern):
     def reach(self):
         longest = int(self.length.max()) if isinstance(self.length, Tensor) else self.length
         return Reach(inf, 0, longest)
+
+    def stationary(self):
+        return self.reach().first
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +237,9 @@ class PerHead(Pattern):
 
     def on(self, *size):
         return PerHead([pattern.on(*size) for pattern in self.patterns])
+
+    def stationary(self):
+        return latest([pattern.stationary() for pattern in self.patterns])
 
 
 def split_padding(pattern: Pattern | None) -> tuple[Pattern | None, Bool[Tensor, "*b n"] | None]:

@@ -70,6 +70,11 @@ class Pattern:
     def reach(self) -> Reach:
         return Reach(inf, inf)
 
+    def stationary(self) -> int | None:
+        """The key position from which on `allows` depends on `i - j` alone (then one mask serves all the
+        tiles of a band); None: nowhere, or unknown."""
+        return None
+
     def candidates(self, i: Int[Tensor, "m"], keys: int) -> Int[Tensor, "m w"] | None:
         """Every key that each query might see, each at most once, or None when that may be all of them.
 
@@ -88,6 +93,11 @@ class Pattern:
     def partition(self, n: int, device: torch.device) -> Partition | None:
         """The groups, if this pattern is exactly full attention inside groups of positions."""
         return None
+
+    @property
+    def union(self) -> tuple[Pattern, ...]:
+        """Patterns that together allow what this one allows; a plan may run each by itself."""
+        return (self,)
 
     def on(self, *size: int) -> Pattern:
         """This pattern on a grid of `size` (height, width, …). Sequence patterns are what they are."""
@@ -144,6 +154,11 @@ def widest(reaches: Sequence[Reach]) -> Reach:
     )
 
 
+def latest(starts: Sequence[int | None]) -> int | None:
+    """From where on all of them are stationary; None where one never is."""
+    return None if None in starts else max(starts)
+
+
 @dataclass(frozen=True)
 class _Several(Pattern):
     patterns: tuple[Pattern, ...]
@@ -164,6 +179,9 @@ class _Several(Pattern):
     @property
     def by_head(self):
         return any(pattern.by_head for pattern in self.patterns)
+
+    def stationary(self):
+        return latest([pattern.stationary() for pattern in self.patterns])
 
     def on(self, *size):
         return type(self)(tuple(pattern.on(*size) for pattern in self.patterns))
@@ -203,6 +221,10 @@ class Or(_Several):
     @property
     def causal(self):
         return all(pattern.causal for pattern in self.patterns)
+
+    @property
+    def union(self):
+        return self.patterns
 
     def allows(self, i, j, *, batch=None, head=None):
         result = self.patterns[0].allows(i, j, batch=batch, head=head)
@@ -246,6 +268,9 @@ class Not(Pattern):
 
     def allows(self, i, j, *, batch=None, head=None):
         return ~self.pattern.allows(i, j, batch=batch, head=head)
+
+    def stationary(self):
+        return self.pattern.stationary()
 
     def on(self, *size):
         return Not(self.pattern.on(*size))

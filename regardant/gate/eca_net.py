@@ -44,8 +44,8 @@ class ECA(Gate):
     """Weighs each channel by a short convolution over the pooled channels; `kernel=None` chooses it."""
 
     supports = Supports(
-        causal=False, cross=False, causal_cross=False, step=False, pattern=False, padding=False, grouped=False,
-        time=1.0, memory=1.0, state=0.0,
+        causal=False, cross=False, causal_cross=False, step=False, pattern=False, padding=False,
+        grouped=False, time=1.0, memory=1.0, state=0.0,
     )  # fmt: skip
 
     def __init__(self, channels: int, *, kernel: int | None = None):

@@ -13,6 +13,8 @@ pixel itself. Norms, residuals and positions are the block's business, as they a
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -36,7 +38,7 @@ class AxialAttention(GridMixer):
 
     `axes=(1, 0)` attends along the rows (the width), then along the columns. `combine="turn"` feeds one
     into the next; `"sum"` lets all of them look at x and adds up what they say. `is_causal` is one value
-    for all `axes` or one for each of them. `rank` counts the axes of a map: 2 for [b, h, w, c].
+    for all `axes` or one for each of them. `rank` counts the axes of a map, 2 where nothing is said.
     """
 
     supports = Supports(
@@ -46,13 +48,16 @@ class AxialAttention(GridMixer):
 
     def __init__(
         self, dim: int, heads: int, *, axes: int | tuple[int, ...] = (1, 0),
-        is_causal: bool | tuple[bool, ...] = False, combine: str = "turn", rank: int = 2,
-        kv_heads: int | None = None, head_dim: int | None = None, bias: bool = False, scale: float | None = None,
+        is_causal: bool | tuple[bool, ...] = False, combine: Literal["turn", "sum"] = "turn",
+        rank: int | None = None,
+        kv_heads: int | None = None, head_dim: int | None = None, bias: bool = False,
+        scale: float | None = None,
     ):  # fmt: skip
         super().__init__()
         if combine not in ("turn", "sum"):
             raise unknown("way to combine axes", combine, ("turn", "sum"))
         given = (axes,) if isinstance(axes, int) else tuple(axes)
+        rank = 2 if rank is None else rank
         require(
             len(given) > 0 and all(-rank <= axis < rank for axis in given),
             f"axes is {axes}, but a map of rank {rank} has the axes 0 to {rank - 1}",

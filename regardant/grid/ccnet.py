@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from regardant.core.errors import require
 from regardant.core.grid_mixer import GridMixer
 from regardant.core.grid_pattern import CrissCross
+from regardant.core.partial_softmax import merge
 from regardant.core.supports import Supports
 
 
@@ -29,8 +30,8 @@ class CrissCrossAttention(GridMixer):
     """Row and column under one softmax, `recurrence` times over with the same weights, with its residual."""
 
     supports = Supports(
-        causal=False, cross=False, causal_cross=False, step=False, pattern=False, padding=False, grouped=False,
-        time=1.5, memory=1.5, state=0.0,
+        causal=False, cross=False, causal_cross=False, step=False, pattern=False, padding=False,
+        grouped=False, time=1.5, memory=1.5, state=0.0,
     )  # fmt: skip
 
     def __init__(self, dim: int, heads: int = 1, *, reduction: int = 8, recurrence: int = 2):
@@ -79,17 +80,16 @@ def criss_cross(
 ) -> Float[Tensor, "b n h w e"]:
     """One softmax over the row and the column of every position, in O(hw(h + w)).
 
-    Rows and columns are softmaxed apart and merged by the weight that each has in the whole, so that no
-    logit changes its place; the column leaves the position's own key to the row.
+    Rows and columns are softmaxed apart and merged by what the logits of each sum up to, so that no logit
+    changes its place; the column leaves the position's own key to the row.
     """
-    along_rows, row_weight = _lines(q, k, v)
+    row = _lines(q, k, v)
     q, k, v = (part.transpose(2, 3) for part in (q, k, v))
     if q.shape[3] == 1:
-        return along_rows
+        return row[0]
     own = torch.eye(q.shape[3], dtype=torch.bool, device=q.device)
-    along_columns, column_weight = (part.transpose(2, 3) for part in _lines(q, k, v, hidden=own))
-    share = (row_weight - column_weight).sigmoid()
-    return torch.lerp(along_columns, along_rows, share)
+    out, weight = _lines(q, k, v, hidden=own)
+    return merge([row, (out.transpose(2, 3), weight.transpose(2, 3))])[0]
 
 
 def _lines(q: Tensor, k: Tensor, v: Tensor, *, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -97,4 +97,4 @@ def _lines(q: Tensor, k: Tensor, v: Tensor, *, hidden: Tensor | None = None) -> 
     logits = q @ k.transpose(-1, -2)
     if hidden is not None:
         logits = logits.masked_fill(hidden, float("-inf"))
-    return logits.softmax(dim=-1) @ v, logits.logsumexp(dim=-1, keepdim=True)
+    return logits.softmax(dim=-1) @ v, logits.logsumexp(dim=-1)

@@ -23,8 +23,10 @@ from regardant.core.errors import require
 from regardant.task.score import label_loss, summed_label_loss
 
 LEFT_OUT = frozenset(
-    "site-packages dist-packages test tests lib2to3 idlelib tkinter turtledemo distutils ensurepip "
-    "encodings pydoc_data __pycache__".split()
+    [
+        *("site-packages", "dist-packages", "ensurepip", "__pycache__", "encodings", "pydoc_data"),
+        *("test", "tests", "lib2to3", "distutils", "idlelib", "tkinter", "turtledemo"),
+    ]
 )
 SHARE = 0.1
 """Of the top-level modules, on average, this share is for validation."""

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regardant.core.errors import require
-from regardant.task.recall import VALIDATION_SEED
+from regardant.task.held_out import validation_generator
 
 
 def draw_sines(
@@ -55,7 +55,7 @@ class Forecast:
 
     @cached_property
     def _held_out(self) -> tuple[Tensor, Tensor]:
-        return self.batch(self.held_out, torch.Generator().manual_seed(VALIDATION_SEED))
+        return self.batch(self.held_out, validation_generator())
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         past, future = self._held_out

@@ -20,10 +20,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from regardant.core.errors import require
+from regardant.task.held_out import validation_generator
 from regardant.task.score import IGNORED, hits, label_loss
-
-VALIDATION_SEED = 4_026_531_839
-"""Of the generator of validation data: far from the seeds that trainings are given."""
 
 
 def draw_recall(
@@ -89,7 +87,7 @@ class Recall:
 
     @cached_property
     def _held_out(self) -> tuple[Tensor, Tensor]:
-        return self.batch(self.held_out, torch.Generator().manual_seed(VALIDATION_SEED))
+        return self.batch(self.held_out, validation_generator())
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         tokens, labels = self._held_out
@@ -97,3 +95,10 @@ class Recall:
 
     loss = staticmethod(label_loss)
     metric = staticmethod(hits)
+
+
+def distances(tokens: Int[Tensor, "b n"], pairs: int) -> Int[Tensor, "b n"]:
+    """How far behind a repeated key its pair stands; of no meaning where no key is repeated."""
+    keys = tokens[:, None, 0 : 2 * pairs : 2]
+    at = 2 * (tokens[:, :, None] == keys).int().argmax(dim=-1)
+    return torch.arange(tokens.shape[1], device=tokens.device) - at

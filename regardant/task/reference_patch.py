@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regardant.core.errors import require
-from regardant.task.recall import VALIDATION_SEED
+from regardant.task.held_out import validation_generator
 from regardant.task.score import label_loss
 
 CLASSES = 3
@@ -85,7 +85,7 @@ class ReferencePatch:
 
     @cached_property
     def _held_out(self) -> tuple[Tensor, Tensor]:
-        return self.batch(self.held_out, torch.Generator().manual_seed(VALIDATION_SEED))
+        return self.batch(self.held_out, validation_generator())
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = self._held_out

@@ -1,7 +1,7 @@
 """Trigger copy: mostly local prediction, which asks nothing of attention, and now and then a look back.
 
 A sequence is a random walk over the symbols: the next is, with probability `certainty`, the successor
-of the last (in a fixed random order), and otherwise any. On a share of the positions stands a trigger
+of the last, and otherwise any. On a share of the positions stands a trigger
 instead; what follows it is the symbol that stood `distance` positions before the trigger. Heads have
 nothing to do on most tokens: the situation in which attention grows outliers (Bondarenko et al., 2023).
 """
@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from regardant.core.errors import require
-from regardant.task.recall import VALIDATION_SEED
+from regardant.task.held_out import validation_generator
 from regardant.task.score import label_loss, summed_label_loss
 
 
@@ -34,9 +34,8 @@ def draw_trigger_copy(
     after_trigger = torch.zeros(size, dtype=torch.bool)
     anything = torch.randint(symbols, (size, length), generator=generator)
     chance = torch.rand(2, size, length, generator=generator)
-    step = symbols // 2 - 1 if symbols % 2 == 0 and (symbols // 2) % 2 == 0 else 1
     for t in range(length):
-        walked = torch.where(chance[0, :, t] < certainty, (last + step) % symbols, anything[:, t])
+        walked = torch.where(chance[0, :, t] < certainty, (last + 1) % symbols, anything[:, t])
         copied = tokens[:, t - 1 - distance] if t > distance else walked
         symbol = torch.where(after_trigger & (copied < symbols), copied, walked)
         triggered = (chance[1, :, t] < share) & ~after_trigger & (t > distance)
@@ -74,7 +73,7 @@ class TriggerCopy:
 
     @cached_property
     def _held_out(self) -> tuple[Tensor, Tensor]:
-        return self.batch(self.held_out, torch.Generator().manual_seed(VALIDATION_SEED))
+        return self.batch(self.held_out, validation_generator())
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         tokens, labels = self._held_out

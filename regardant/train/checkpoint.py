@@ -49,11 +49,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["facts"])
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, facts
     except (SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"the checkpoint {path} cannot be read ({error}); delete it to start again"
-        ) from error
+        raise ValueError(f"the checkpoint {path} cannot be read ({error}): delete it") from error
 
 
 def _check_available(path: Path) -> None:

@@ -65,7 +65,7 @@ def fit(
             loss = _step(model, task, optimizer, task.batch(batch, generator), device)
             require(
                 math.isfinite(loss),
-                f"the loss is {loss} at step {step + 1} of {steps}: learning_rate={learning_rate} is too high",
+                f"the loss is {loss} at step {step + 1} of {steps}: learning_rate={learning_rate} is high",
             )
             losses.append(loss)
             if checkpoint is not None and (len(losses) % checkpoint_every == 0 or len(losses) == steps):

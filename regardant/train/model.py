@@ -67,7 +67,7 @@ class Trunk(nn.Module):
         size, room = x.shape[1:-1], self.positions.shape[:-1]
         require(
             len(size) == len(room) and all(wanted <= there for wanted, there in zip(size, room)),
-            f"x is {'×'.join(map(str, size))} long, but positions were learned for {'×'.join(map(str, room))}",
+            f"x is of size {list(size)}, but positions were learned for at most {list(room)}",
         )
         return self.positions[tuple(slice(wanted) for wanted in size)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class GatedResidualNet(nn.Module):
         wide = [widths[0], *widths]
         self.stages = nn.ModuleList(
             _Residual(before, after, gate(after), stride=1 if index == 0 else 2)
-            for index, (before, after) in enumerate(zip(wide, wide[1:]))
+            for index, (before, after) in enumerate(pairwise(wide))
         )
         self.head = nn.Linear(widths[-1], classes)
 

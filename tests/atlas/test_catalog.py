@@ -155,9 +155,3 @@ def test_every_public_name_is_there(name: str) -> None:
 def test_an_unknown_attribute_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Casual'"):
         _ = regardant.Casual
-
-
-@pytest.mark.parametrize("name", catalog.names())
-def test_every_system_resolves_to_its_class(name: str) -> None:
-    target = catalog.systems()[name].target
-    assert f"{catalog.resolve(name).__module__}:{catalog.resolve(name).__name__}" == target

@@ -120,7 +120,7 @@ def test_the_skeletons_are_in_the_house_style(tmp_path) -> None:
 def test_the_experiment_says_that_it_is_not_written(tmp_path) -> None:
     made = scaffold("bare", package=tmp_path)
     with pytest.raises(ValueError, match="the experiment of 'bare' is not written yet"):
-        load(made.claim).run()
+        load(made.claim).claim(None)
 
 
 def test_the_sequence_skeleton_works(tmp_path) -> None:

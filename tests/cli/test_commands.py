@@ -2,29 +2,12 @@
 
 import json
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 import regardant
-
-
-PACKAGE = Path(regardant.__file__).parent
-
-
-def run(
-    *arguments: str, options: tuple[str, ...] = (), folder: Path = PACKAGE.parent
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *options, "-m", "regardant", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=folder,
-    )
+from regardant.cli.cost import DEFAULT
+from tests.cli.command import copy_of_the_package, run
 
 
 @pytest.mark.parametrize(
@@ -150,7 +133,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, sentence: str) -> 
 
 
 def test_new_writes_beside_the_package_that_runs_it(tmp_path) -> None:
-    shutil.copytree(PACKAGE, tmp_path / "regardant", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_of_the_package(tmp_path)
     done = run("new", "zoology", "--class", "Zoo", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     named = re.findall(r"regardant/\S+\.(?:py|toml)", done.stdout)
@@ -174,3 +157,7 @@ def test_bad_usage_is_exit_code_2_and_the_version_is_one() -> None:
         assert done.returncode == 2 and "Traceback" not in done.stderr
     assert run("--version").stdout == f"regardant {regardant.__version__}\n"
     assert re.fullmatch(r"\d+\.\d+\.\d+", regardant.__version__)
+
+
+def test_what_cost_measures_by_default_exists() -> None:
+    assert set(DEFAULT) <= set(regardant.names())

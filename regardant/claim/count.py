@@ -1,0 +1,38 @@
+"""Costs that come out the same on every run: counted floating-point operations and allocated bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def flops(call: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products and attentions in a call, twice the multiply-adds."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """The most bytes that a call holds allocated at once on the CPU, beyond what was there before.
+
+    Every allocation and release of torch's allocator counts, those inside fused kernels too. What the
+    call returns is held.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        call()
+    changes = [
+        event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]  # fmt: skip
+    held = most = 0
+    for change in sorted(changes, key=lambda event: event.start_ns()):
+        held += change.nbytes()
+        most = max(most, held)
+    return most
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,62 @@
+"""Rules in a layer: projections around a rule, so that the sequence suite can ask it everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from regardant.contract.subject import Inputs, Subject
+from regardant.core.mixer import MultiHead
+from regardant.core.rule import Rule
+
+WORDS = frozenset(("dim", "heads", "causal", "kv_heads", "context_dim", "pattern"))
+
+
+def carried(subject: Subject, rule: nn.Module, *, causal: bool | None) -> Subject:
+    """The subject that makes a rule and carries it in a layer."""
+    make = subject.make
+    if not isinstance(rule, Rule):
+        layer = Projections
+
+        def wrap(configuration: Mapping[str, Any]) -> nn.Module:
+            return layer(rule=make({}), **configuration)
+
+        return replace(
+            subject, kind="rule", make=wrap, takes=frozenset(("dim", "heads")), width=None, heads=None,
+            call=lambda module, inputs: module(inputs.x),
+        )  # fmt: skip
+    declared = type("Carrier", (Carrier,), {"supports": rule.supports})
+    takes = WORDS if rule.supports.grouped else WORDS - {"kv_heads"}
+
+    def carry(configuration: Mapping[str, Any]) -> nn.Module:
+        return declared(rule=make({}), **configuration)
+
+    return replace(subject, kind="rule", make=carry, takes=takes, width=None, heads=None)
+
+
+class Carrier(MultiHead):
+    """Carries a rule; a subclass takes over what the rule declares."""
+
+
+class Projections(nn.Module):
+    """Carries a rule that knows nothing of this project: forward(q, k, v) on [b, h, n, d]."""
+
+    def __init__(self, dim: int, heads: int, *, rule: nn.Module):
+        super().__init__()
+        self.heads, self.rule = heads, rule
+        self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.to_out = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        out = self.rule(q, k, v)
+        out = out[0] if isinstance(out, tuple | list) else out
+        return self.to_out(out.transpose(1, 2).flatten(2))
+
+
+def triple(inputs: Inputs, layer: MultiHead) -> tuple[Tensor, Tensor, Tensor]:
+    """The queries, keys and values that a carried rule sees."""
+    return layer.project(inputs.x, inputs.context)

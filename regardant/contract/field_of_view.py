@@ -1,0 +1,88 @@
+"""The receptive field of a grid mixer: probed by gradients and by disturbance, held to its pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from regardant.contract.drawing import Case, Trials
+from regardant.contract.report import Broken
+from regardant.contract.subject import Inputs, Subject
+
+EXPLICIT = [(1, 1), (1, 9), (7, 13), (12, 10)]
+
+
+def receptive_field(trials: Trials) -> str:
+    """No position sees another that the declared field does not hold."""
+    subject = trials.subject
+
+    def probe(case: Case) -> None:
+        for position, seen, declared in _probed(subject, case):
+            if (strange := seen & ~declared).any():
+                raise Broken(
+                    _said(case, position, strange, "sees", "which its receptive field does not hold")
+                )
+
+    uses = trials.uses()
+    trials.over(probe, uses, explicit=trials.cases(uses, EXPLICIT), share=0.4, fixed={"batch": 1})
+    return f"nothing was seen outside the declared field in {trials.tried} configurations"
+
+
+def reach(trials: Trials) -> str:
+    """Every position sees all of the declared field."""
+    subject = trials.subject
+
+    def probe(case: Case) -> None:
+        for position, seen, declared in _probed(subject, case):
+            if (blind := declared & ~seen).any():
+                raise Broken(_said(case, position, blind, "does not see", "which its receptive field holds"))
+
+    uses = trials.uses()
+    fixed = {"batch": 1, "options": ()}
+    trials.over(probe, uses, explicit=trials.cases(uses, EXPLICIT), share=0.4, fixed=fixed)
+    return f"all of the declared field was seen in {trials.tried} configurations"
+
+
+def _probed(subject: Subject, case: Case) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Per probed position: the positions that it sees, and those that its declared field holds."""
+    layer, inputs = subject.build(case), subject.inputs(case)
+    height, width = case.size
+    count = height * width
+    declare = getattr(layer, "receptive_field", None)
+    field = None if declare is None else declare(height, width)
+    heads = getattr(layer, "heads", 1)
+    mask = torch.ones(count, count, dtype=torch.bool)
+    if field is not None:
+        mask = field.dense(count, heads=heads).reshape(-1, count, count).any(0)
+    mask = mask | torch.eye(count, dtype=torch.bool)
+    x = inputs.x.clone().requires_grad_()
+    y = subject.forward(layer, Inputs(x)).flatten(1, 2)
+    generator = torch.Generator().manual_seed(3)
+    direction = torch.randn(y.shape[-1], generator=generator, dtype=torch.float64).to(y.dtype)
+    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(y.dtype) * 10
+    corners = {0, width - 1, count - width, count - 1, count // 2, (height // 2) * width + width // 2}
+    for position in sorted(corners | {count // 3, 2 * count // 3}):
+        (gradient,) = torch.autograd.grad((y[0, position] * direction).sum(), x, retain_graph=True)
+        seen = gradient[0].flatten(0, 1).abs().amax(-1) > 0
+        # A choice among positions has no gradient; a change to all that is outside shows it.
+        outside = ~mask[position].view(1, height, width, 1)
+        with torch.no_grad():
+            moved = subject.forward(layer, Inputs(torch.where(outside, noise, inputs.x))).flatten(1, 2)
+        apart = float((moved[0, position] - y[0, position]).detach().abs().max())
+        if apart > subject.tolerance * max(1.0, float(y.detach().abs().max())):
+            raise Broken(
+                f"receptive field: changing what lies outside the field of {divmod(position, width)} "
+                f"moved its output by {apart:.2g}"
+            )
+        yield position, seen | torch.eye(count, dtype=torch.bool)[position], mask[position]
+
+
+def _said(case: Case, position: int, which: Tensor, verb: str, why: str) -> str:
+    width = case.size[1]
+    at = int(which.nonzero().flatten()[0])
+    return (
+        f"receptive field: the output at {divmod(position, width)} {verb} {divmod(at, width)}, {why} "
+        f"({int(which.sum())} such positions)"
+    )

@@ -1,0 +1,135 @@
+"""The suites: which properties each kind of layer is held to, and how to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from regardant.atlas import catalog
+from regardant.contract import equality, field_of_view, growth, isolation, keeping, order, wrong_input
+from regardant.contract.drawing import Trials
+from regardant.contract.recognise import recognise
+from regardant.contract.report import Broken, Report, Skip, Verdict
+from regardant.contract.subject import Subject
+from regardant.core.errors import require
+
+EXAMPLES = 25
+"""Drawn configurations a property, besides the explicit ones."""
+
+Property = Callable[[Trials], str]
+Progress = Callable[[str, str], None]
+
+_EVERYWHERE: dict[str, Property] = {
+    "shape": equality.shape,
+    "reference": equality.reference,
+    "gradients": equality.gradients,
+    "half precision": equality.half_precision,
+    "batch": isolation.batch,
+    "layout": keeping.layout,
+    "stateless": keeping.stateless,
+    "state dict": keeping.state_dict,
+    "time": growth.time,
+    "memory": growth.memory,
+    "errors": wrong_input.errors,
+}
+_SEQUENCE: dict[str, Property] = {
+    "causality": order.causality,
+    "training": order.training,
+    "noncausal": order.noncausal,
+    "step": order.step,
+    "padding": isolation.padding,
+    "padded rows": isolation.padded_rows,
+    "pattern": isolation.pattern,
+    "grouped": isolation.grouped,
+    "cross": order.cross,
+    "causal cross": order.causal_cross,
+    "state": growth.state,
+    "decoding": growth.decoding,
+}
+_GRID: dict[str, Property] = {
+    "receptive field": field_of_view.receptive_field,
+    "reach": field_of_view.reach,
+}
+SUITES: dict[str, dict[str, Property]] = {
+    "sequence": _EVERYWHERE | _SEQUENCE,
+    "rule": _EVERYWHERE | _SEQUENCE,
+    "grid": _EVERYWHERE | _GRID,
+    "gate": _EVERYWHERE,
+}
+
+
+def check(
+    obj: Any, *, kind: str | None = None, config: Mapping[str, Any] | None = None, causal: bool | None = None,
+    examples: int = EXAMPLES, seed: int = 0, progress: Progress | None = None, name: str | None = None,
+) -> Report:  # fmt: skip
+    """Put a layer or a rule through its suite.
+
+    `obj` is a class, an instance, a factory, or `"module:Attribute"` of one. `config` holds arguments
+    for its constructor (for an instance: its `dim`, its `heads`, where they cannot be found), `causal`
+    says what to expect of a layer that does not say so itself, `kind` what it is where that is not
+    plain. The object itself is never changed: copies are.
+    """
+    require(examples >= 1, f"examples is {examples}, but at least 1 configuration must be drawn")
+    subject = recognise(obj, name=name, kind=kind, config=config, causal=causal)
+    suite = SUITES[subject.kind]
+    strange = sorted(set(subject.exempt) - set(suite))
+    require(
+        not strange,
+        f"supports.exempt of {subject.name} names {', '.join(map(repr, strange))}; "
+        f"the properties are {', '.join(suite)}",
+    )
+    verdicts = []
+    with _one_thread():
+        for title, prove in suite.items():
+            if progress is not None:
+                progress(subject.name, title)
+            verdicts.append(_verdict(subject, title, prove, examples=examples, seed=seed))
+    return Report(subject.name, subject.kind, verdicts)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Thousands of small calls: threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _verdict(subject: Subject, title: str, prove: Property, *, examples: int, seed: int) -> Verdict:
+    if title in subject.exempt:
+        return Verdict(title, "exempt", subject.exempt[title])
+    began = perf_counter()
+    try:
+        detail, status = prove(Trials(subject, examples=examples, seed=seed)), "passed"
+    except Skip as skip:
+        detail, status = str(skip), "skipped"
+    except Broken as broken:
+        detail, status = str(broken), "failed"
+    return Verdict(title, status, detail, perf_counter() - began)
+
+
+def run(
+    names: Iterable[str], *, kind: str | None = None, examples: int = EXAMPLES, seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Report]:  # fmt: skip
+    """Put systems of the atlas through their suites; where none is named, all of that kind that have one."""
+    chosen = list(names) or with_a_suite(kind)
+    return [
+        check(catalog.resolve(name), name=name, examples=examples, seed=seed, progress=progress)
+        for name in chosen
+    ]
+
+
+def with_a_suite(kind: str | None = None) -> list[str]:
+    """The systems that a suite exists for: all, or those of some kinds ("sequence,grid")."""
+    kinds = [part.strip() for part in kind.split(",")] if kind else ["sequence", "grid", "gate"]
+    for each in kinds:
+        require(each in SUITES, f"kind is {each!r}, but contract suites exist for sequence, grid, gate")
+    return sorted(name for each in kinds for name in catalog.names(each))

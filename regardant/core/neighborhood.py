@@ -1,0 +1,223 @@
+"""Softmax over neighbourhoods (Hassani et al.), at a cost that does not grow with the dilation.
+
+Dilation splits every axis into residue classes that never see each other: inside a class the
+neighbourhood is an ordinary one. So the rule lays each class out as a small grid of its own, attends
+there without dilation, and puts the results back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from regardant.core import plan
+from regardant.core.errors import require
+from regardant.core.grid_pattern import Neighborhood
+from regardant.core.pattern import And, Causal, Padding, Pattern, Window, both, split_padding
+from regardant.core.position import Position
+from regardant.core.rule import SoftmaxRule
+
+
+class Residues(NamedTuple):
+    """Residue classes with grids of one and the same size."""
+
+    positions: Int[Tensor, "classes members"]
+    pattern: Neighborhood
+    """The neighbourhood inside each of them, without dilation."""
+
+
+def residues(pattern: Neighborhood, device: torch.device) -> list[Residues]:
+    """The residue classes of a dilated neighbourhood, by size.
+
+    Where the dilation does not divide the length of an axis, its first classes are longer by one; so
+    there are at most two sizes an axis.
+    """
+    sizes = []
+    for length, _kernel, dilation, _causal in pattern.axes:
+        longer = length % dilation
+        runs = ((range(longer), length // dilation + 1), (range(longer, dilation), length // dilation))
+        sizes.append(
+            [
+                (torch.tensor(run, device=device)[:, None] + dilation * torch.arange(members, device=device))
+                for run, members in runs
+                if len(run) and members
+            ]
+        )
+    result = []
+    for chosen in product(*sizes):
+        count = len(chosen)
+        spread = [
+            axis.view(*(len(axis) if at == which else 1 for at in range(count)),
+                      *(axis.shape[1] if at == which else 1 for at in range(count)))
+            for which, axis in enumerate(chosen)
+        ]  # fmt: skip
+        positions = pattern.flatten([axis.contiguous() for axis in torch.broadcast_tensors(*spread)])
+        size = tuple(axis.shape[1] for axis in chosen)
+        result.append(Residues(positions.reshape(-1, prod(size)), replace(pattern, dilation=1, size=size)))
+    return result
+
+
+class OffsetBias(nn.Module):
+    """A learned number a head and an offset inside the neighbourhood, added to the logit.
+
+    The table [heads, 2k - 1 per axis] is indexed by the key's place minus the query's, in steps of the
+    dilation, plus k - 1; a shifted window makes offsets up to k - 1 to either side.
+    """
+
+    def __init__(self, heads: int, kernel: tuple[int, ...]):
+        super().__init__()
+        self.kernel = kernel
+        self.table = nn.Parameter(torch.empty(heads, *(2 * length - 1 for length in kernel)))
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def at(self, offsets: list[Tensor]) -> Float[Tensor, "h *offsets"]:
+        """The bias of offsets, one tensor an axis; beyond the table lies nothing that is ever looked at."""
+        index = [(along + k - 1).clamp(0, 2 * k - 2) for along, k in zip(offsets, self.kernel)]
+        return self.table[(slice(None), *index)]
+
+
+@dataclass(frozen=True)
+class BoundBias:
+    """The biases of a neighbourhood on the positions of a grid.
+
+    `step` is how far apart neighbouring positions of this grid stand in the sequence that `position`
+    speaks of: the dilation, where the grid is one residue class.
+    """
+
+    pattern: Neighborhood
+    offsets: OffsetBias | None
+    position: Position | None
+    step: int = 1
+
+    def block(self, i: Int[Tensor, "m"], j: Int[Tensor, "n"]) -> Float[Tensor, "h m n"]:
+        parts = []
+        if self.offsets is not None:
+            queries, keys = self.pattern.coordinates(i), self.pattern.coordinates(j)
+            apart = [
+                key[None, :] // dilation - query[:, None] // dilation
+                for query, key, (_, _, dilation, _) in zip(queries, keys, self.pattern.axes)
+            ]
+            parts.append(self.offsets.at(apart))
+        if self.position is not None:
+            parts.append(self.position.block(i * self.step, j * self.step))
+        return sum(parts)
+
+
+def neighborhood_in(pattern: Pattern | None) -> Neighborhood:
+    """The bound neighbourhood in a conjunction: the first one."""
+    parts = pattern.patterns if isinstance(pattern, And) else (pattern,)
+    found = [part for part in parts if isinstance(part, Neighborhood)]
+    require(len(found) > 0, f"pattern is {pattern}, but this rule wants a Neighborhood in it")
+    return found[0]
+
+
+def is_all(neighborhood: Neighborhood, rest: Pattern | None) -> bool:
+    """Whether a pattern without its padding says no more than the neighbourhood does."""
+    parts = rest.patterns if isinstance(rest, And) else (rest,)
+    return all(part is neighborhood or (isinstance(part, Causal) and neighborhood.causal) for part in parts)
+
+
+def attend_near(
+    q: Float[Tensor, "b h n d"], k: Float[Tensor, "b g n d"], v: Float[Tensor, "b g n e"], near: Neighborhood,
+    *, real: Bool[Tensor, "*b n"] | None, scale: float | None, bias: BoundBias | None,
+) -> Float[Tensor, "b h n e"]:  # fmt: skip
+    """Attention to an undilated neighbourhood.
+
+    On one axis that is a window that does not change along the sequence, save where it shifts: the
+    queries near an end all see the same keys. Said so, it runs as windows do.
+    """
+
+    def attend(queries: slice, keys: slice, pattern: Pattern | None) -> Tensor:
+        padding = None if real is None else Padding(real[..., keys])
+        return plan.attend(
+            q[:, :, queries], k[:, :, keys], v[:, :, keys], both(pattern, padding), scale=scale, bias=bias,
+            offset=queries.start - keys.start,
+        )  # fmt: skip
+
+    (length, kernel, _, is_causal), *others = near.axes
+    whole = slice(0, length)
+    if others or (not is_causal and (kernel % 2 == 0 or 2 * kernel > length)):
+        return attend(slice(0, q.shape[2]), slice(0, k.shape[2]), near)
+    if is_causal:
+        return attend(whole, whole, Causal() & Window(kernel))
+    half = kernel // 2
+    parts = [attend(slice(half, length - half), whole, Window(half + 1))]
+    if half:
+        parts = [
+            attend(slice(0, half), slice(0, kernel), None),
+            *parts,
+            attend(slice(length - half, length), slice(length - kernel, length), None),
+        ]
+    return torch.cat(parts, dim=2)
+
+
+class NeighborhoodRule(SoftmaxRule):
+    """Softmax under a pattern that holds a `Neighborhood`; what else the pattern says is obeyed as well."""
+
+    def __init__(self, *, bias: Position | None = None, offsets: OffsetBias | None = None):
+        super().__init__(bias=bias)
+        self.offsets = offsets
+
+    def bound_bias(self, pattern: Neighborhood, *, step: int = 1) -> BoundBias | None:
+        if self.offsets is None and self.bias is None:
+            return None
+        return BoundBias(pattern, self.offsets, self.bias, step)
+
+    def forward(self, q, k, v, *, pattern=None, scale=None):
+        rest, real = split_padding(pattern)
+        near = neighborhood_in(rest)
+        if not is_all(near, rest):
+            return plan.attend(q, k, v, pattern, scale=scale, bias=self.bound_bias(near))
+        if all(dilation == 1 for _, _, dilation, _ in near.axes):
+            return attend_near(q, k, v, near, real=real, scale=scale, bias=self.bound_bias(near))
+        groups = residues(near, q.device)
+        order = torch.cat([group.positions.flatten() for group in groups])
+        lengths = [group.positions.numel() for group in groups]
+        parts = [tensor.index_select(-2, order).split(lengths, dim=-2) for tensor in (q, k, v)]
+        step = near.axes[0][2]
+        outs = [
+            self._inside(group, *part, real=real, scale=scale, bias=self.bound_bias(group.pattern, step=step))
+            for group, *part in zip(groups, *parts)
+        ]
+        return torch.cat(outs, dim=-2).index_select(-2, order.argsort())
+
+    def _inside(
+        self, group: Residues, q: Tensor, k: Tensor, v: Tensor,
+        *, real: Tensor | None, scale: float | None, bias: BoundBias | None,
+    ) -> Tensor:  # fmt: skip
+        """Attention inside residue classes of one size: they stand beside the samples of the batch."""
+        count, batch = len(group.positions), q.shape[0]
+        q, k, v = (
+            part.unflatten(-2, group.positions.shape).transpose(1, 2).flatten(0, 1) for part in (q, k, v)
+        )
+        if real is not None:
+            real = real.expand(batch, -1)[:, group.positions.to(real.device)].flatten(0, 1)
+        out = attend_near(q, k, v, group.pattern, real=real, scale=scale, bias=bias)
+        return out.unflatten(0, (batch, count)).transpose(1, 2).flatten(2, 3)
+
+    def reference(self, q, k, v, *, pattern=None, scale=None):
+        bias = self.bound_bias(neighborhood_in(split_padding(pattern)[0]))
+        return plan.attend_dense(q, k, v, pattern, scale=scale, bias=bias)
+
+    def step(self, q, k, v, state, *, pattern=None, scale=None):
+        """The state holds the last (kernel - 1) · dilation + 1 rows; the query reads its residue class."""
+        near = neighborhood_in(pattern)
+        state = self._remember(state, k[:, :, None], v[:, :, None], pattern)
+        keys, values = state.keys.rows, state.values.rows
+        ((_, _, dilation, _),) = near.axes
+        first = (keys.shape[-2] - 1) % dilation
+        keys, values = keys[..., first::dilation, :], values[..., first::dilation, :]
+        count, now = keys.shape[-2], state.length - 1
+        at = now - dilation * torch.arange(count - 1, -1, -1, device=q.device)
+        query, mask = at[-1:], None
+        if not is_all(near, pattern):
+            mask = pattern.block(query, at, batch=q.shape[0], heads=q.shape[1])
+        bias = self.bound_bias(near)
+        bias = None if bias is None else bias.block(query, at)
+        return plan.attend_rows(q[:, :, None], keys, values, mask, scale=scale, bias=bias)[:, :, 0], state
