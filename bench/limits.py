@@ -78,7 +78,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
     found = measure(budget=asked.budget, device=asked.device)
-    print(json.dumps(dict(machine=machine(asked.device), versions=versions(), limits=asdict(found)), indent=2))
+    print(
+        json.dumps(dict(machine=machine(asked.device), versions=versions(), limits=asdict(found)), indent=2)
+    )
 
 
 if __name__ == "__main__":

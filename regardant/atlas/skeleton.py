@@ -7,6 +7,7 @@ experiment says in one sentence that it is not written.
 import textwrap
 from string import Template
 
+from regardant.atlas.source import fingerprint_of
 from regardant.core.errors import require
 
 SEQUENCE = Template('''\
@@ -115,6 +116,11 @@ def system_text(kind: str, *, name: str, title: str, arxiv: str) -> str:
     require(kind in SYSTEMS, f"kind is {kind!r}, but there is a skeleton only for {', '.join(SYSTEMS)}")
     reference = f" (arXiv {arxiv})" if arxiv else ""
     return SYSTEMS[kind].substitute(name=name, title=_docstring(f"{title}{reference}."))
+
+
+def is_skeleton(kind: str, *, name: str, fingerprint: str) -> bool:
+    """Whether code of this fingerprint is what `new` wrote, comments and docstrings aside."""
+    return kind in SYSTEMS and fingerprint == fingerprint_of(system_text(kind, name=name, title="", arxiv=""))
 
 
 def claim_text(slug: str, *, title: str, claim: str) -> str:

@@ -56,7 +56,16 @@ def fingerprint(module: str, *, package: Path = PACKAGE) -> str:
     docstrings, blank lines or line endings."""
     path = locate(module, package=package)
     require(path is not None, f"there is no source of {module!r} under {package}")
-    return hashlib.sha256(_code(path).encode()).hexdigest()[:16]
+    return _digest(_code(path))
+
+
+def fingerprint_of(text: str) -> str:
+    """The fingerprint that a module of this text would have."""
+    return _digest(_strip(text))
+
+
+def _digest(code: str) -> str:
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
 def _code(path: Path) -> str:
@@ -66,8 +75,11 @@ def _code(path: Path) -> str:
 
 @cache
 def _stripped(path: Path, _changed: int, _size: int) -> str:
+    return _strip(path.read_text(encoding="utf-8-sig"))
+
+
+def _strip(text: str) -> str:
     """The source without what changes nothing: comments, strings that stand as statements, blank lines."""
-    text = path.read_text(encoding="utf-8-sig")
     kept, end = [], 0
     for first, last in _idle(text):
         kept.append(text[end:first])

@@ -13,6 +13,7 @@ from pathlib import Path
 from regardant.atlas import record, source
 from regardant.atlas.card import Card
 from regardant.atlas.catalog import PACKAGE
+from regardant.atlas.skeleton import is_skeleton
 
 STATES = ("card", "built", "checked")
 
@@ -48,6 +49,10 @@ def _unbuilt(card: Card, verdicts: dict[str, dict], package: Path) -> Iterator[s
             yield f"the contract's verdict on {system.name} is for an earlier version of {system.module}"
         elif verdicts[system.name].get("passed") is not True:
             yield f"{system.name} does not pass its contract"
+        elif is_skeleton(
+            system.kind, name=system.attribute, fingerprint=source.fingerprint(system.module, package=package)
+        ):
+            yield f"{system.module} is still the skeleton that `regardant new` wrote"
 
 
 def _unchecked(card: Card, claim: dict, package: Path) -> Iterator[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -26,7 +25,7 @@ from regardant.cli.status import count_statuses
 class OneSentence(TyperGroup):
     """A `ValueError` is bad input: its sentence on stderr, exit code 2, no traceback."""
 
-    def invoke(self, ctx: click.Context) -> object:
+    def invoke(self, ctx: typer.Context) -> object:
         try:
             return super().invoke(ctx)
         except ValueError as error:

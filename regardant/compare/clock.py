@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -26,6 +28,19 @@ class Timing:
         return cls(median(seconds), min(seconds), len(seconds))
 
 
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed for the next run, as torch's allocator does on a GPU.
+
+    Left to itself, glibc gives the memory of large tensors back, and the system hands it out again page
+    by page, filled with zeros: what is timed then is mostly that, and it grows by jumps.
+    """
+    if not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallopt"):
+        return
+    trim_threshold, mapped_chunks = -1, -4
+    ctypes.CDLL(None).mallopt(trim_threshold, 2**31 - 1)
+    ctypes.CDLL(None).mallopt(mapped_chunks, 0)
+
+
 def wait_for(device: torch.device) -> Callable[[], None]:
     """What blocks until the device has done what it was asked to."""
     return (lambda: None) if device.type == "cpu" else (lambda: torch.accelerator.synchronize(device))
@@ -33,11 +48,11 @@ def wait_for(device: torch.device) -> Callable[[], None]:
 
 def clock(
     calls: Mapping[Key, Callable[[], object]], *, budget: float = 0.5, least: int = 3, most: int = 1000,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "cpu", warm: bool = False,
 ) -> Iterator[tuple[Key, Timing]]:  # fmt: skip
     """Each call's timing as soon as it is known: after `budget` seconds and `least` repetitions.
 
-    The calls take turns. Each is warmed up first: twice, or once where one run takes the budget.
+    The calls take turns. Each is warmed up first, twice where that is short, unless all are `warm`.
     """
     synchronize = wait_for(torch.device(device))
 
@@ -48,9 +63,10 @@ def clock(
         synchronize()
         return perf_counter() - start
 
-    for call in calls.values():
-        if once(call) < budget:
-            once(call)
+    if not warm:
+        for call in calls.values():
+            if once(call) < budget:
+                once(call)
     seconds: dict[Key, list[float]] = {key: [] for key in calls}
     while seconds:
         for key, spent in list(seconds.items()):

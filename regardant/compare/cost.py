@@ -13,7 +13,7 @@ from time import perf_counter
 
 import torch
 
-from regardant.compare.clock import clock, wait_for
+from regardant.compare.clock import clock, keep_freed_memory, wait_for
 from regardant.compare.decoding import clock_steps
 from regardant.compare.journal import Journal
 from regardant.compare.measurement import Measurement
@@ -34,7 +34,7 @@ class Cost:
     """
 
     def __init__(
-        self, journal: Journal, *, budget: float = 0.4,
+        self, journal: Journal, *, budget: float = 0.3,
         progress: Callable[[int, int, str], None] = lambda known, asked, now: None,
     ):  # fmt: skip
         self.journal, self.budget, self.progress = journal, budget, progress
@@ -57,6 +57,7 @@ class Cost:
                 runs += [("decode", "seconds", position) for position in positions]
             wanted[setting] = [Measurement.blank(setting, *run) for run in runs]
         self.asked = [blank for blanks in wanted.values() for blank in blanks]
+        keep_freed_memory()
         with PeakMeter() as meter:
             for setting, blanks in wanted.items():
                 self._measure(setting, blanks, meter)
@@ -93,7 +94,7 @@ class Cost:
                 continue
             calls[length] = partial(workload.run, time.phase, workload.draw(length))
             before = (length, _once(calls[length], workload))
-        for length, timing in clock(calls, budget=self.budget, device=workload.setting.device):
+        for length, timing in clock(calls, budget=self.budget, device=workload.setting.device, warm=True):
             self._remember(by_quantity[length, "seconds"].filled(timing=timing))
 
     def _peak(self, workload: Workload, blank: Measurement | None, meter: PeakMeter) -> str | None:

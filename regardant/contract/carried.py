@@ -8,21 +8,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from regardant.contract.subject import Inputs, Subject
+from regardant.contract.subject import Subject
 from regardant.core.mixer import MultiHead
 from regardant.core.rule import Rule
 
 WORDS = frozenset(("dim", "heads", "causal", "kv_heads", "context_dim", "pattern"))
 
 
-def carried(subject: Subject, rule: nn.Module, *, causal: bool | None) -> Subject:
+def carried(subject: Subject, rule: nn.Module) -> Subject:
     """The subject that makes a rule and carries it in a layer."""
     make = subject.make
     if not isinstance(rule, Rule):
-        layer = Projections
 
         def wrap(configuration: Mapping[str, Any]) -> nn.Module:
-            return layer(rule=make({}), **configuration)
+            return Projections(rule=make({}), **configuration)
 
         return replace(
             subject, kind="rule", make=wrap, takes=frozenset(("dim", "heads")), width=None, heads=None,
@@ -55,8 +54,3 @@ class Projections(nn.Module):
         out = self.rule(q, k, v)
         out = out[0] if isinstance(out, tuple | list) else out
         return self.to_out(out.transpose(1, 2).flatten(2))
-
-
-def triple(inputs: Inputs, layer: MultiHead) -> tuple[Tensor, Tensor, Tensor]:
-    """The queries, keys and values that a carried rule sees."""
-    return layer.project(inputs.x, inputs.context)

@@ -32,6 +32,13 @@ LENGTHS = (1, 2, 17, 64, 257)
 DRAWN_LENGTHS = (1, 2, 3, 5, 7, 8, 13, 16, 17, 31, 33, 64, 65, 101, 128, 257)
 DRAWN_SIDES = (1, 2, 3, 4, 5, 7, 8, 9, 13, 16)
 
+SIZES = {
+    "sequence": [(length,) for length in LENGTHS],
+    "grid": [(1, 1), (7, 13), (33, 64)],
+    "gate": [(1, 1), (7, 13), (33, 64)],
+}
+"""The sizes that every layer of a kind is tried at."""
+
 PATTERNS: Mapping[str, Callable[[int], Pattern | None]] = {
     "none": lambda heads: None,
     "Window(3)": lambda heads: Window(3),
@@ -161,7 +168,8 @@ class Trials:
 
         @hypothesis.seed(self.seed)
         @hypothesis.settings(
-            max_examples=count, database=None, deadline=None, print_blob=False, report_multiple_bugs=False,
+            max_examples=count, database=None, derandomize=False, deadline=None, print_blob=False,
+            report_multiple_bugs=False,
             phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
             suppress_health_check=list(hypothesis.HealthCheck), verbosity=hypothesis.Verbosity.quiet,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,10 @@ def where(found: Tensor, right: Tensor) -> str:
 def shape(trials: Trials) -> str:
     """The output has the input's shape and is finite, at every size."""
     subject = trials.subject
+    if subject.refused:
+        lengths = ", ".join(map(str, subject.refused))
+        first, why = next(iter(subject.refused.items()))
+        raise Broken(f"lengths {lengths} do not run; at length {first} {why}")
 
     def probe(case: Case) -> None:
         with torch.no_grad():
@@ -96,7 +101,7 @@ def gradients(trials: Trials) -> str:
                 )
 
     uses = trials.uses()
-    sizes = [size for size in subject.sizes if len(size) > 1 or size[0] <= 64]
+    sizes = [size for size in subject.sizes if prod(size) < 100]
     trials.over(probe, uses, explicit=trials.cases(uses, sizes), share=0.4)
     if not subject.has_reference:
         return f"gradients are finite in {trials.tried} configurations"

@@ -24,6 +24,7 @@ def receptive_field(trials: Trials) -> str:
                 raise Broken(
                     _said(case, position, strange, "sees", "which its receptive field does not hold")
                 )
+            _undisturbed(subject, case, position, declared)
 
     uses = trials.uses()
     trials.over(probe, uses, explicit=trials.cases(uses, EXPLICIT), share=0.4, fixed={"batch": 1})
@@ -61,22 +62,28 @@ def _probed(subject: Subject, case: Case) -> Iterator[tuple[int, Tensor, Tensor]
     y = subject.forward(layer, Inputs(x)).flatten(1, 2)
     generator = torch.Generator().manual_seed(3)
     direction = torch.randn(y.shape[-1], generator=generator, dtype=torch.float64).to(y.dtype)
-    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(y.dtype) * 10
     corners = {0, width - 1, count - width, count - 1, count // 2, (height // 2) * width + width // 2}
     for position in sorted(corners | {count // 3, 2 * count // 3}):
         (gradient,) = torch.autograd.grad((y[0, position] * direction).sum(), x, retain_graph=True)
         seen = gradient[0].flatten(0, 1).abs().amax(-1) > 0
-        # A choice among positions has no gradient; a change to all that is outside shows it.
-        outside = ~mask[position].view(1, height, width, 1)
-        with torch.no_grad():
-            moved = subject.forward(layer, Inputs(torch.where(outside, noise, inputs.x))).flatten(1, 2)
-        apart = float((moved[0, position] - y[0, position]).detach().abs().max())
-        if apart > subject.tolerance * max(1.0, float(y.detach().abs().max())):
-            raise Broken(
-                f"receptive field: changing what lies outside the field of {divmod(position, width)} "
-                f"moved its output by {apart:.2g}"
-            )
         yield position, seen | torch.eye(count, dtype=torch.bool)[position], mask[position]
+
+
+def _undisturbed(subject: Subject, case: Case, position: int, declared: Tensor) -> None:
+    """A choice among positions has no gradient; a change to all that is outside shows it."""
+    layer, inputs = subject.build(case), subject.inputs(case)
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(inputs.x.shape, generator=generator, dtype=torch.float64).to(inputs.x.dtype) * 10
+    outside = ~declared.view(1, *case.size, 1)
+    with torch.no_grad():
+        y = subject.forward(layer, inputs)
+        moved = subject.forward(layer, Inputs(torch.where(outside, noise, inputs.x)))
+    apart = float((moved - y).flatten(1, 2)[:, position].abs().max())
+    if apart > subject.tolerance * max(1.0, float(y.abs().max())):
+        raise Broken(
+            f"receptive field: changing what lies outside the field of {divmod(position, case.size[1])} "
+            f"moved its output by {apart:.2g}"
+        )
 
 
 def _said(case: Case, position: int, which: Tensor, verb: str, why: str) -> str:

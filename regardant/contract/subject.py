@@ -78,6 +78,8 @@ class Subject:
     tolerance: float = 1e-9
     sizes: list[tuple[int, ...]] = field(default_factory=lambda: [(length,) for length in LENGTHS])
     drawn_sizes: tuple[int, ...] = ()
+    refused: Mapping[int, str] = field(default_factory=dict)
+    """Lengths at which `forward` does not run, and why."""
     positions: tuple[str, ...] = ("none",)
     options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """The system's own options and the values to try; None is the one that it has by default."""
@@ -95,8 +97,10 @@ class Subject:
 
     @property
     def head_counts(self) -> tuple[int | None, ...]:
-        counts = (2, 1, 4, 3) if "heads" in self.takes else (self.heads,)
-        return tuple(count for count in counts if self.width is None or not count or self.width % count == 0)
+        if "heads" not in self.takes:
+            return (self.heads,)
+        counts = (2, 1, 4, 3)
+        return tuple(count for count in counts if self.width is None or self.width % count == 0)
 
     @property
     def varies_kv_heads(self) -> bool:
@@ -123,8 +127,8 @@ class Subject:
         return [size for size in self.sizes if 16 < prod(size) < 100] or self.sizes[:1]
 
     def takes_size(self, size: tuple[int, ...]) -> bool:
-        """Whether a layer whose lengths are limited takes this one."""
-        return len(self.drawn_sizes) > 12 or len(size) > 1 or size[0] in self.drawn_sizes
+        """Whether this size may be tried: all of them, unless some lengths do not run."""
+        return not self.refused or size[0] in self.drawn_sizes
 
     def dim(self, case: Case) -> int:
         if self.width is not None:
@@ -202,3 +206,9 @@ class Subject:
 def copied(instance: nn.Module) -> Callable[[Mapping[str, Any]], nn.Module]:
     """A maker that copies an instance, which is never touched itself."""
     return lambda _: deepcopy(instance)
+
+
+def with_what_is_given(layer: nn.Module, inputs: Inputs) -> Tensor:
+    """Call a layer whose `forward` has our words for its arguments."""
+    given = {name: value for name in ("context", "padding") if (value := getattr(inputs, name)) is not None}
+    return layer(inputs.x, **given)

@@ -42,6 +42,7 @@ _SEQUENCE: dict[str, Property] = {
     "noncausal": order.noncausal,
     "step": order.step,
     "padding": isolation.padding,
+    "right padding": isolation.right_padding,
     "padded rows": isolation.padded_rows,
     "pattern": isolation.pattern,
     "grouped": isolation.grouped,
@@ -121,10 +122,17 @@ def run(
 ) -> list[Report]:  # fmt: skip
     """Put systems of the atlas through their suites; where none is named, all of that kind that have one."""
     chosen = list(names) or with_a_suite(kind)
-    return [
-        check(catalog.resolve(name), name=name, examples=examples, seed=seed, progress=progress)
-        for name in chosen
-    ]
+    reports = []
+    for name in chosen:
+        system = catalog.system(name)
+        try:
+            found = catalog.resolve(name)
+        except (ImportError, ValueError) as error:
+            verdict = Verdict("import", "failed", " ".join(str(error).split()))
+            reports.append(Report(name, system.kind, [verdict]))
+            continue
+        reports.append(check(found, name=name, examples=examples, seed=seed, progress=progress))
+    return reports
 
 
 def with_a_suite(kind: str | None = None) -> list[str]:

@@ -8,6 +8,8 @@ sees (attention sinks) are a source of their own, under the same softmax.
 
 from __future__ import annotations
 
+from math import inf
+
 import torch
 
 from regardant.core.partial_softmax import Source
@@ -22,8 +24,8 @@ def causal_tiles(n: int, rows: int, *, like: torch.Tensor) -> Source:
 
     All blocks read one mask: a block's keys end with the diagonal, so it is the mask's last columns.
     """
-    after = torch.arange(rows, device=like.device)[:, None] < torch.arange(-n, rows, device=like.device)
-    mask = torch.zeros(after.shape, dtype=like.dtype, device=like.device).masked_fill_(after, -torch.inf)
+    mask = torch.zeros(rows, n + rows, dtype=like.dtype, device=like.device)
+    mask[:, n:] = torch.full((rows, rows), -inf, dtype=like.dtype, device=like.device).triu_(1)
     tiles = [Run(0, min(rows, n), 0, min(rows, n), causal=True)]
     for start in range(rows, n, rows):
         size = min(rows, n - start)

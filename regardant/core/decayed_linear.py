@@ -21,14 +21,13 @@ matrix λ^(c(i-j)) over blocks, because a step at a time is too little work to k
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from regardant.core.decay_tiles import Decay, carry, plan
 from regardant.core.errors import require
 
 
@@ -53,6 +52,7 @@ def decayed_linear(
         state = q.new_zeros(*q.shape[:2], q.shape[3], v.shape[3], dtype=_accurate(q.dtype))
     if log_decay is not None and log_decay.requires_grad and torch.is_grad_enabled():
         out, last = _forward_by_autograd(q, k, v, log_decay, state, block)
+        out = out.to(q.dtype)
     else:
         out, last = _DecayedLinear.apply(q, k, v, log_decay, state, block)
     return (out, last) if return_state else out
@@ -113,10 +113,10 @@ class _DecayedLinear(torch.autograd.Function):
             grad_out = v.new_zeros(()).expand(*q.shape[:3], v.shape[3])
         if grad_last is None:
             grad_last = torch.zeros_like(state)
-        # dq_t = Σ_{s≤t} λ^(t-s) (dO_t·v_s) k_s is the forward equation again, with other operands.
+        # dq_t = Σ_{s≤t} λ^(t-s) (dO_t·v_s) k_s is the forward equation with its operands renamed.
         grad_q, _ = _sweep_right(grad_out, v, k, log_decay, state.mT, ctx.block)
         grad_k, grad_v, grad_state = _sweep_left(q, k, v, grad_out, log_decay, grad_last, ctx.block)
-        return grad_q.to(q.dtype), grad_k, grad_v, None, grad_state.to(state.dtype), None
+        return grad_q, grad_k, grad_v, None, grad_state.to(state.dtype), None
 
 
 def _sweep_right(q, k, v, log_decay, state, block):
@@ -124,190 +124,105 @@ def _sweep_right(q, k, v, log_decay, state, block):
     out = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
     last = torch.empty(state.shape, dtype=_accurate(q.dtype), device=q.device)
     d, e = state.shape[2:]
-    grouped = [x.unflatten(1, (k.shape[1], -1)) for x in (q, k, v, out, state, last)]
-    rate = None if log_decay is None else log_decay.view(k.shape[1], -1)
-    for samples, groups, runs in _plan(q, k, block):
-        *rows, before_all, after_all = (x[samples, groups] for x in grouped)
-        carried = before_all.to(last.dtype)
+    runs, together = _plan(q, k, block)
+    by_group = _by_group(k.shape[1], q, k, v, out, state, last)
+    for samples, groups in together:
+        *whole, state_in, state_out = (x[samples, groups] for x in by_group)
+        carried = state_in.to(last.dtype)
         for run in runs:
-            decay = _Decay.over(None if rate is None else rate[groups], run, carried)
-            q_, k_, v_, o_, scores, gained, states = run.buffers(carried, d, d, e, e, run.size, (d, e), (d, e))
-            for q_i, k_i, v_i, out_i in zip(*(run.cut(x) for x in rows)):
-                q_.blocks.copy_(q_i)
-                k_.blocks.copy_(k_i)
-                v_.blocks.copy_(v_i)
-                torch.bmm(q_.slots, k_.slots.mT, out=scores.slots)
-                scores.fade(decay.within)
-                torch.bmm(scores.slots, v_.slots, out=o_.slots)
-                k_.fade(decay.until)
-                torch.bmm(k_.slots.mT, v_.slots, out=gained.slots)
-                before, carried = _carry(carried, gained, states, decay.across)
-                q_.fade(decay.since)
-                o_.slots.baddbmm_(q_.slots, before)
-                out_i.copy_(o_.blocks)
-        after_all.copy_(carried)
+            c = run.size
+            decay = Decay.over(_decay_of(groups, log_decay, k), run, carried)
+            tile = run.buffers(carried, (c, d), (c, d), (c, e), (c, e), (c, c), (d, e), (d, e))
+            qs, ks, vs, outs, scores, gained, states = (x.flatten(0, 3) for x in tile)
+            for rows in zip(*(run.cut(x) for x in whole)):
+                for x, row in zip(tile, rows[:3]):
+                    x.copy_(row)
+                torch.bmm(qs, ks.mT, out=scores)
+                tile[4].mul_(decay.within)
+                torch.bmm(scores, vs, out=outs)
+                _fade(tile[1], decay.until)
+                torch.bmm(ks.mT, vs, out=gained)
+                met, carried = carry(carried, tile[5], tile[6], decay)
+                _fade(tile[0], decay.since)
+                outs.baddbmm_(qs, met)
+                rows[3].copy_(tile[3])
+        state_out.copy_(carried)
     return out, last
 
 
 def _sweep_left(q, k, v, grad_out, log_decay, grad_last, block):
     """dK, dV and the gradient of the state before the first token, tile after tile from the last one."""
-    grad_k, grad_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (k, v))
+    grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
     first = torch.empty(grad_last.shape, dtype=_accurate(q.dtype), device=q.device)
     d, e = grad_last.shape[2:]
-    grouped = [x.unflatten(1, (k.shape[1], -1)) for x in (q, k, v, grad_out, grad_k, grad_v, grad_last, first)]
-    rate = None if log_decay is None else log_decay.view(k.shape[1], -1)
-    for samples, groups, runs in _plan(q, k, block):
-        *rows, before_all, after_all = (x[samples, groups] for x in grouped)
-        carried = before_all.to(first.dtype)
+    runs, together = _plan(q, k, block)
+    by_group = _by_group(k.shape[1], q, k, v, grad_out, grad_k, grad_v, grad_last, first)
+    for samples, groups in together:
+        *whole, grad_in, grad_first = (x[samples, groups] for x in by_group)
+        carried = grad_in.to(first.dtype)
         for run in reversed(runs):
-            decay = _Decay.over(None if rate is None else rate[groups], run, carried)
-            q_, k_, v_, o_, dk, dv, scores, gained, states = run.buffers(
-                carried, d, d, e, e, d, e, run.size, (d, e), (d, e)
+            c = run.size
+            decay = Decay.over(_decay_of(groups, log_decay, k), run, carried)
+            tile = run.buffers(
+                carried, (c, d), (c, d), (c, e), (c, e), (c, d), (c, e), (c, c), (d, e), (d, e)
             )
-            cuts = [run.cut(x)[::-1] for x in rows]
-            for q_i, k_i, v_i, o_i, grad_k_i, grad_v_i in zip(*cuts):
-                q_.blocks.copy_(q_i)
-                k_.blocks.copy_(k_i)
-                v_.blocks.copy_(v_i)
-                o_.blocks.copy_(o_i)
-                torch.bmm(q_.slots, k_.slots.mT, out=scores.slots)
-                scores.fade(decay.within)
-                torch.bmm(scores.slots.mT, o_.slots, out=dv.slots)
-                torch.bmm(o_.slots, v_.slots.mT, out=scores.slots)
-                scores.fade(decay.within)
-                torch.bmm(scores.slots.mT, q_.slots, out=dk.slots)
-                o_.fade(decay.since)
-                torch.bmm(q_.slots.mT, o_.slots, out=gained.slots)
-                behind, carried = _carry(carried, gained, states, decay.across.mT)
-                v_.fade(decay.until)
-                dk.slots.baddbmm_(v_.slots, behind.mT)
-                k_.fade(decay.until)
-                dv.slots.baddbmm_(k_.slots, behind)
-                grad_k_i.copy_(dk.blocks.sum(2, keepdim=True) if q.shape[1] > k.shape[1] else dk.blocks)
-                grad_v_i.copy_(dv.blocks.sum(2, keepdim=True) if q.shape[1] > k.shape[1] else dv.blocks)
-        after_all.copy_(carried)
+            qs, ks, vs, gs, dk, dv, scores, gained, states = (x.flatten(0, 3) for x in tile)
+            for rows in reversed(list(zip(*(run.cut(x) for x in whole)))):
+                for x, row in zip(tile, rows[:4]):
+                    x.copy_(row)
+                torch.bmm(qs, ks.mT, out=scores)
+                tile[6].mul_(decay.within)
+                torch.bmm(scores.mT, gs, out=dv)
+                torch.bmm(gs, vs.mT, out=scores)
+                tile[6].mul_(decay.within)
+                torch.bmm(scores.mT, qs, out=dk)
+                _fade(tile[3], decay.since)
+                torch.bmm(qs.mT, gs, out=gained)
+                met, carried = carry(carried, tile[7], tile[8], decay, leftwards=True)
+                _fade(tile[2], decay.until)
+                dk.baddbmm_(vs, met.mT)
+                _fade(tile[1], decay.until)
+                dv.baddbmm_(ks, met)
+                for row, x in zip(rows[4:], tile[4:6]):
+                    row.copy_(x if row.shape == x.shape else x.sum(2, keepdim=True))
+        grad_first.copy_(carried)
     return grad_k, grad_v, first
-
-
-def _carry(carried, gained, states, across):
-    """The state at each block, and behind them all."""
-    *lanes, d, e = carried.shape
-    if states.blocks.shape[3] == 1:
-        after = torch.addcmul(gained.slots.view(carried.shape), carried, across)
-        return carried.reshape(-1, d, e), after
-    gained.slots.view(*lanes, -1, d, e).select(3, -1).copy_(carried)
-    flat = states.slots.view(math.prod(lanes), -1, d * e)
-    across = across.flatten(0, 1)
-    torch.bmm(across if lanes[0] == 1 else across.repeat(lanes[0], 1, 1), gained.slots.view(flat.shape), out=flat)
-    return states.slots, states.slots.view(*lanes, -1, d, e).select(3, -1)
-
-
-class _Buffer(NamedTuple):
-    slots: Tensor
-    blocks: Tensor
-
-    def fade(self, by):
-        if by is not None:
-            self.blocks.mul_(by)
-
-
-class _Run(NamedTuple):
-    """`count` segments of `blocks` blocks of `size` tokens, one behind the other from token `first` on."""
-
-    first: int
-    count: int
-    blocks: int
-    size: int
-
-    def cut(self, x: Float[Tensor, "b g share n w"]) -> list[Float[Tensor, "b g share blocks size w"]]:
-        tokens = self.count * self.blocks * self.size
-        rows = x.narrow(3, self.first, tokens).unflatten(3, (self.count, self.blocks, self.size))
-        return rows.unbind(3)
-
-    def buffers(self, like, *shapes):
-        slots = self.blocks + (self.blocks > 1)
-        lead = (*like.shape[:3], slots)
-        shapes = [s if isinstance(s, tuple) else (self.size, s) for s in shapes]
-        sizes = [math.prod(lead) * math.prod(s) for s in shapes]
-        parts = torch.empty(sum(sizes), dtype=like.dtype, device=like.device).split(sizes)
-        return [
-            _Buffer(part.view(-1, *s), part.view(*lead, *s)[:, :, :, : self.blocks]) for part, s in zip(parts, shapes)
-        ]
-
-
-MAXM, BUDGET, SIDE = 8, 32, 16
-
-
-def _plan(q, k, block):
-    b, h, n, _ = q.shape
-    g = k.shape[1]
-    share = h // g
-    whole, rest = divmod(n, block)
-    blocks = 1 if b * h >= SIDE else max(1, min(MAXM, whole))
-    lanes = max(1, BUDGET // blocks)
-    groups = min(g, max(1, lanes // share))
-    size = max(1, lanes // h) if groups == g else 1
-    runs = [
-        _Run(0, whole // blocks, blocks, block),
-        _Run(whole // blocks * blocks * block, 1, whole % blocks, block),
-        _Run(whole * block, 1, 1, rest),
-    ]
-    runs = [run for run in runs if run.count * run.blocks * run.size]
-    return [
-        (slice(i, min(i + size, b)), slice(j, min(j + groups, g)), runs)
-        for i in range(0, b, size)
-        for j in range(0, g, groups)
-    ]
-
-
-class _Decay(NamedTuple):
-    within: Float[Tensor, "g share 1 c c"]
-    since: Float[Tensor, "g share 1 c 1"] | None
-    until: Float[Tensor, "g share 1 c 1"] | None
-    across: Float[Tensor, "h m+1 m+1"] | Float[Tensor, "h 1 1"]
-
-    @classmethod
-    def over(cls, log_decay, run, like):
-        rate = torch.zeros(like.shape[1:3], device=like.device) if log_decay is None else log_decay
-        rate = rate.to(like.dtype)[..., None]
-        powers = torch.exp(rate * torch.arange(run.size + 1, device=like.device))
-        within = _triangle(powers[..., :-1]).unsqueeze(2)
-        if run.blocks == 1:
-            across = powers[..., -1:, None]
-        else:
-            age = torch.arange(0, (run.blocks + 1) * run.size, run.size, device=like.device)
-            across = _triangle(torch.exp(rate * age)).roll(-1, dims=-1)
-        if log_decay is None:
-            return cls(within, None, None, across)
-        return cls(within, powers[..., None, 1:, None], powers[..., None, :-1, None].flip(3), across)
-
-
-def _triangle(powers: Float[Tensor, "h size"]) -> Float[Tensor, "h size size"]:
-    """λ^(i-j) where i ≥ j, else 0, from λ^0, λ^1, …"""
-    size = powers.shape[-1]
-    return torch.nn.functional.pad(powers, (size - 1, 0)).unfold(-1, size, 1).flip(-1)
 
 
 def _forward_by_autograd(q, k, v, log_decay, state, block):
     """The same forward out of plain operations, for when the decay itself is learned."""
-    b, h, _, d = q.shape
-    e = v.shape[3]
-    k, v = (x.repeat_interleave(h // x.shape[1], dim=1) for x in (k, v))
-    q_, k_, v_, state = (x.to(_accurate(q.dtype)).unsqueeze(2) for x in (q, k, v, state))
+    exact = _accurate(q.dtype)
+    q, k, v, state = (x.to(exact) for x in _by_group(k.shape[1], q, k, v, state))
+    runs, _ = plan(*state.shape[:3], q.shape[3], block=block, device=q.device)
     outs = []
-    for run in _plan(q, q, block)[0][2]:
-        decay = _Decay.over(log_decay[:, None], run, state)
-        for q_i, k_i, v_i in zip(*(run.cut(x) for x in (q_, k_, v_))):
+    for run in runs:
+        decay = Decay.over(log_decay.view(state.shape[1:3]), run, state)
+        for q_i, k_i, v_i in zip(*(run.cut(x) for x in (q, k, v))):
             gained = (k_i * decay.until).mT @ v_i
-            if run.blocks == 1:
-                before, state = state[:, :, :, None], decay.across * state + gained[:, :, :, 0]
-            else:
-                stack = torch.cat([gained, state[:, :, :, None]], dim=3).flatten(4)
-                states = (decay.across @ stack).unflatten(4, (d, e))
-                before, state = states[:, :, :, :-1], states[:, :, :, -1]
+            known = torch.cat([gained[:, :, :, :-1], state[:, :, :, None]], dim=3)
+            met = (decay.across @ known.flatten(4)).view(known.shape)
+            state = decay.step * met[:, :, :, -1] + gained[:, :, :, -1]
             scores = (q_i @ k_i.mT) * decay.within
-            outs.append((scores @ v_i + (q_i * decay.since) @ before).reshape(b, h, -1, e))
-    return torch.cat(outs, dim=2).to(v.dtype), state.squeeze(2)
+            outs.append((scores @ v_i + (q_i * decay.since) @ met).flatten(3, 4))
+    return torch.cat(outs, dim=3).flatten(1, 2), state.flatten(1, 2)
+
+
+def _plan(q, k, block):
+    (b, h, n, _), g = q.shape, k.shape[1]
+    return plan(b, g, h // g, n, block=block, device=q.device)
+
+
+def _by_group(g, *xs):
+    return [x.unflatten(1, (g, -1)) for x in xs]
+
+
+def _decay_of(groups, log_decay, k):
+    return None if log_decay is None else log_decay.view(k.shape[1], -1)[groups]
+
+
+def _fade(x, by):
+    if by is not None:
+        x.mul_(by)
 
 
 def _accurate(dtype: torch.dtype) -> torch.dtype:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -56,6 +58,14 @@ class GridMultiHead(GridMixer, MultiHead):
 
     def receptive_field(self, *size):
         return None if self.grid_pattern is None else self.grid_pattern.on(*size)
+
+    def explain(self, *size: int):
+        """How this layer would run on a map of this size (the plan of its softmax under its pattern)."""
+        from regardant.core.plan import explain
+
+        pattern = self.receptive_field(*size)
+        device = self.to_q.weight.device
+        return explain(pattern, prod(size), heads=self.heads, head_dim=self.head_dim, device=device)
 
     def forward(self, x, *, record=None):
         self.check_map(x, self.to_q.weight)

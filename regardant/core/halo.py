@@ -109,6 +109,8 @@ def _boxes(grid: GridPattern, spans: Span, steps: tuple[int, ...], side: int, de
         most = high[rows.clamp(min=0)].masked_fill(~real, -1).amax(dim=1)
         width = max(1, int((most - least).amax()) // step + 1)
         least = torch.where(least < length, least, 0)
+        # Where the grid cut the span off, its first position may belong to another residue class.
+        least = least + (grid.coordinates(rows.amax(dim=1).clamp(min=0))[axis] - least) % step
         keys.append(least[:, None] + torch.arange(width, device=device) * step)
     return rows, _product(grid, keys, paired=True)
 

@@ -135,7 +135,8 @@ class MultiHead(Mixer):
         self.rule = self.make_rule() if rule is None else rule
         require(
             not self.position.biases or getattr(self.rule, "bias", None) is not None,
-            f"position is {type(self.position).__name__}, a bias on logits, but {type(self).__name__} has none",
+            f"position is {type(self.position).__name__}, a bias on logits, "
+            f"but {type(self).__name__} has no logits",
         )
 
     def make_rule(self) -> Rule:

@@ -1,16 +1,14 @@
-"""Softmax over neighbourhoods (Hassani et al.), at a cost that does not grow with the dilation.
+"""Softmax over neighbourhoods (Hassani et al.) at the speed of windows.
 
-Dilation splits every axis into residue classes that never see each other: inside a class the
-neighbourhood is an ordinary one. So the rule lays each class out as a small grid of its own, attends
-there without dilation, and puts the results back.
+On one axis, a dilated neighbourhood splits the sequence into residue classes that never see each other,
+and inside a class it is an ordinary one. That is a window of fixed width, save near the ends, where it
+shifts and all queries see the same keys. So this rule lays the classes beside each other, runs windows,
+and puts the results back. On more axes the plans cut boxes with halos, dilated ones too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import product
-from math import prod
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,43 +22,18 @@ from regardant.core.position import Position
 from regardant.core.rule import SoftmaxRule
 
 
-class Residues(NamedTuple):
-    """Residue classes with grids of one and the same size."""
+def residues(length: int, dilation: int, device: torch.device) -> list[Int[Tensor, "classes members"]]:
+    """The positions of each residue class, classes of one size together.
 
-    positions: Int[Tensor, "classes members"]
-    pattern: Neighborhood
-    """The neighbourhood inside each of them, without dilation."""
-
-
-def residues(pattern: Neighborhood, device: torch.device) -> list[Residues]:
-    """The residue classes of a dilated neighbourhood, by size.
-
-    Where the dilation does not divide the length of an axis, its first classes are longer by one; so
-    there are at most two sizes an axis.
+    Where the dilation does not divide the length, the first classes are longer by one.
     """
-    sizes = []
-    for length, _kernel, dilation, _causal in pattern.axes:
-        longer = length % dilation
-        runs = ((range(longer), length // dilation + 1), (range(longer, dilation), length // dilation))
-        sizes.append(
-            [
-                (torch.tensor(run, device=device)[:, None] + dilation * torch.arange(members, device=device))
-                for run, members in runs
-                if len(run) and members
-            ]
-        )
-    result = []
-    for chosen in product(*sizes):
-        count = len(chosen)
-        spread = [
-            axis.view(*(len(axis) if at == which else 1 for at in range(count)),
-                      *(axis.shape[1] if at == which else 1 for at in range(count)))
-            for which, axis in enumerate(chosen)
-        ]  # fmt: skip
-        positions = pattern.flatten([axis.contiguous() for axis in torch.broadcast_tensors(*spread)])
-        size = tuple(axis.shape[1] for axis in chosen)
-        result.append(Residues(positions.reshape(-1, prod(size)), replace(pattern, dilation=1, size=size)))
-    return result
+    longer, members = length % dilation, length // dilation
+    sizes = ((range(longer), members + 1), (range(longer, dilation), members))
+    return [
+        torch.tensor(classes, device=device)[:, None] + dilation * torch.arange(size, device=device)
+        for classes, size in sizes
+        if len(classes) and size
+    ]
 
 
 class OffsetBias(nn.Module):
@@ -95,6 +68,13 @@ class BoundBias:
     position: Position | None
     step: int = 1
 
+    @property
+    def stationary(self) -> bool:
+        """Whether it depends on `i - j` alone: on one axis, where every step counts."""
+        undilated = all(dilation == 1 for _, _, dilation, _ in self.pattern.axes)
+        one = len(self.pattern.bound) == 1 and undilated
+        return one and (self.position is None or getattr(self.position, "stationary", False))
+
     def block(self, i: Int[Tensor, "m"], j: Int[Tensor, "n"]) -> Float[Tensor, "h m n"]:
         parts = []
         if self.offsets is not None:
@@ -127,11 +107,9 @@ def attend_near(
     q: Float[Tensor, "b h n d"], k: Float[Tensor, "b g n d"], v: Float[Tensor, "b g n e"], near: Neighborhood,
     *, real: Bool[Tensor, "*b n"] | None, scale: float | None, bias: BoundBias | None,
 ) -> Float[Tensor, "b h n e"]:  # fmt: skip
-    """Attention to an undilated neighbourhood.
-
-    On one axis that is a window that does not change along the sequence, save where it shifts: the
-    queries near an end all see the same keys. Said so, it runs as windows do.
-    """
+    """Attention to an undilated neighbourhood on one axis, as windows."""
+    ((length, kernel, _, is_causal),) = near.axes
+    whole, half = slice(0, length), kernel // 2
 
     def attend(queries: slice, keys: slice, pattern: Pattern | None) -> Tensor:
         padding = None if real is None else Padding(real[..., keys])
@@ -140,21 +118,16 @@ def attend_near(
             offset=queries.start - keys.start,
         )  # fmt: skip
 
-    (length, kernel, _, is_causal), *others = near.axes
-    whole = slice(0, length)
-    if others or (not is_causal and (kernel % 2 == 0 or 2 * kernel > length)):
-        return attend(slice(0, q.shape[2]), slice(0, k.shape[2]), near)
     if is_causal:
         return attend(whole, whole, Causal() & Window(kernel))
-    half = kernel // 2
-    parts = [attend(slice(half, length - half), whole, Window(half + 1))]
-    if half:
-        parts = [
-            attend(slice(0, half), slice(0, kernel), None),
-            *parts,
-            attend(slice(length - half, length), slice(length - kernel, length), None),
-        ]
-    return torch.cat(parts, dim=2)
+    if kernel % 2 == 0 or 2 * kernel > length:
+        return attend(whole, whole, near)
+    middle = attend(slice(half, length - half), whole, Window(half + 1))
+    if half == 0:
+        return middle
+    first = attend(slice(0, half), slice(0, kernel), None)
+    last = attend(slice(length - half, length), slice(length - kernel, length), None)
+    return torch.cat([first, middle, last], dim=2)
 
 
 class NeighborhoodRule(SoftmaxRule):
@@ -172,33 +145,33 @@ class NeighborhoodRule(SoftmaxRule):
     def forward(self, q, k, v, *, pattern=None, scale=None):
         rest, real = split_padding(pattern)
         near = neighborhood_in(rest)
-        if not is_all(near, rest):
+        if len(near.bound) > 1 or not is_all(near, rest):
             return plan.attend(q, k, v, pattern, scale=scale, bias=self.bound_bias(near))
-        if all(dilation == 1 for _, _, dilation, _ in near.axes):
+        ((length, _, dilation, _),) = near.axes
+        if dilation == 1:
             return attend_near(q, k, v, near, real=real, scale=scale, bias=self.bound_bias(near))
-        groups = residues(near, q.device)
-        order = torch.cat([group.positions.flatten() for group in groups])
-        lengths = [group.positions.numel() for group in groups]
-        parts = [tensor.index_select(-2, order).split(lengths, dim=-2) for tensor in (q, k, v)]
-        step = near.axes[0][2]
+        classes = residues(length, dilation, q.device)
+        order = torch.cat([positions.flatten() for positions in classes])
+        sizes = [positions.numel() for positions in classes]
+        parts = [tensor.index_select(2, order).split(sizes, dim=2) for tensor in (q, k, v)]
         outs = [
-            self._inside(group, *part, real=real, scale=scale, bias=self.bound_bias(group.pattern, step=step))
-            for group, *part in zip(groups, *parts)
+            self._inside(positions, *part, near=near, real=real, scale=scale)
+            for positions, *part in zip(classes, *parts)
         ]
-        return torch.cat(outs, dim=-2).index_select(-2, order.argsort())
+        return torch.cat(outs, dim=2).index_select(2, order.argsort())
 
     def _inside(
-        self, group: Residues, q: Tensor, k: Tensor, v: Tensor,
-        *, real: Tensor | None, scale: float | None, bias: BoundBias | None,
+        self, positions: Int[Tensor, "classes members"], q: Tensor, k: Tensor, v: Tensor,
+        *, near: Neighborhood, real: Tensor | None, scale: float | None,
     ) -> Tensor:  # fmt: skip
         """Attention inside residue classes of one size: they stand beside the samples of the batch."""
-        count, batch = len(group.positions), q.shape[0]
-        q, k, v = (
-            part.unflatten(-2, group.positions.shape).transpose(1, 2).flatten(0, 1) for part in (q, k, v)
-        )
+        batch, (count, members) = q.shape[0], positions.shape
+        q, k, v = (part.unflatten(2, (count, members)).transpose(1, 2).flatten(0, 1) for part in (q, k, v))
         if real is not None:
-            real = real.expand(batch, -1)[:, group.positions.to(real.device)].flatten(0, 1)
-        out = attend_near(q, k, v, group.pattern, real=real, scale=scale, bias=bias)
+            real = real.expand(batch, -1)[:, positions.to(real.device)].flatten(0, 1)
+        own = replace(near, dilation=1, size=(members,))
+        bias = self.bound_bias(own, step=near.axes[0][2])
+        out = attend_near(q, k, v, own, real=real, scale=scale, bias=bias)
         return out.unflatten(0, (batch, count)).transpose(1, 2).flatten(2, 3)
 
     def reference(self, q, k, v, *, pattern=None, scale=None):

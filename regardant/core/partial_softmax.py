@@ -102,15 +102,18 @@ class _Parts(torch.autograd.Function):
     def backward(ctx, grad_out):
         q, k, v, out, lse = ctx.saved_tensors
         q, k, v, grad_out = (_by_rows(x) for x in (q, k, v, grad_out))
-        exact = _exact(q)
-        grad_q, grad_k, grad_v = (_by_position(x, exact, fill=0) for x in (q, k, v))
-        for source in ctx.sources:
+        exact, complete = _exact(q), _complete(ctx.sources[0], q)
+        grad_q = _by_position(q, exact, fill=None if complete else 0)
+        grad_k, grad_v = _by_position(k, exact, fill=0), _by_position(v, exact, fill=0)
+        for which, source in enumerate(ctx.sources):
             for piece in _pieces(source, len(q)):
                 tile = [piece.queries(x) for x in (grad_out, q)] + [piece.keys(x) for x in (k, v)]
                 tile += [piece.queries(out), piece.queries(lse[..., None])[..., 0]]
                 tile = [x.to(exact) for x in tile]
-                parts = partial_gradients(*tile, piece.addend(tile[0]), scale=ctx.scale, causal=piece.causal)
-                piece.add_to_queries(grad_q, parts[0])
+                parts = partial_gradients(
+                    *tile, piece.addend(tile[0]), scale=ctx.scale, causal=piece.causal
+                )
+                (piece.add if which > 0 else piece.put)(grad_q, parts[0])
                 piece.add_to_keys(grad_k, parts[1])
                 piece.add_to_keys(grad_v, parts[2])
         return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype), None, None, None
@@ -119,8 +122,7 @@ class _Parts(torch.autograd.Function):
 def _attend(q, k, v, sources, scale, *, keep):
     q, k, v = (_by_rows(x) for x in (q, k, v))
     exact, whole = _exact(q), len(sources) == 1
-    complete = whole and sum(tiles.covered for tiles in sources[0]) == q.shape[2]
-    out = _by_position(q, q.dtype if whole else exact, fill=None if complete else 0)
+    out = _by_position(q, q.dtype if whole else exact, fill=None if _complete(sources[0], q) else 0)
     lse = _by_position(q[..., 0], exact, fill=-inf) if keep or not whole else None
     for which, source in enumerate(sources):
         for piece in _pieces(source, len(q)):
@@ -139,6 +141,11 @@ def _attend(q, k, v, sources, scale, *, keep):
     if keep:
         lse.masked_fill_(lse == -inf, 0)
     return out.to(q.dtype), lse
+
+
+def _complete(source: Source, q: Tensor) -> bool:
+    """Whether the tiles of a source write every row."""
+    return sum(tiles.covered for tiles in source) == q.shape[2]
 
 
 def _pieces(source: Source, batch: int) -> list[Piece]:

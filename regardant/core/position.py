@@ -71,7 +71,7 @@ class Rotary(Position):
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """2^(-8h/H), h = 1…H, where H is a power of two; else the next lower one's, then every other of the next."""
+    """2^(-8h/H), h = 1…H, where H is a power of two, else the next lower one's and some of the next."""
     whole = 2 ** int(log2(heads))
     slopes = [2 ** (-8 * (head + 1) / whole) for head in range(whole)]
     return slopes + [2 ** (-4 * (2 * head + 1) / whole) for head in range(heads - whole)]

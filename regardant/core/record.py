@@ -3,11 +3,14 @@
     record = Record()
     y = layer(x, record=record)
     loss = task_loss + record.loss()
+    …                                   # backward, optimiser's step
+    record.settle()
 
 One record may pass through many layers; nothing is left behind on the modules.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -18,6 +21,7 @@ class Record:
     def __init__(self) -> None:
         self.losses: dict[str, list[Tensor]] = defaultdict(list)
         self.seen: dict[str, list[Tensor]] = defaultdict(list)
+        self._deferred: dict[int, Callable[[], None]] = {}
 
     def add_loss(self, name: str, value: Tensor) -> None:
         self.losses[name].append(value)
@@ -28,3 +32,17 @@ class Record:
     def loss(self) -> Tensor | float:
         """The sum of all auxiliary losses; 0.0 when no layer had one."""
         return sum((value for values in self.losses.values() for value in values), start=0.0)
+
+    def defer(self, owner: object, change: Callable[[], None]) -> None:
+        """A change to a layer's buffers that is no gradient (moving averages, centroids), for `settle`.
+
+        Each owner has one: a pass that is computed again on the way back (gradient checkpointing) meets
+        the buffers as they were, and counts once.
+        """
+        self._deferred[id(owner)] = change
+
+    def settle(self) -> None:
+        """Make the deferred changes: once, after the optimiser's step."""
+        for change in self._deferred.values():
+            change()
+        self._deferred.clear()

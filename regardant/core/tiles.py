@@ -91,9 +91,9 @@ class RunPiece:
         self.causal = run.causal
 
     def _view(self, x: Float[Tensor, "b h n d"], first: int, size: int, tile: int) -> Tensor:
-        x = x[self.samples]
         if self.run.count == 1:
-            return x[:, :, first : first + size]
+            return x.narrow(2, first, size)
+        x = x[self.samples]
         begin = first + self.start * self.run.rows
         end = begin + (tile - 1) * self.run.rows + size
         return x[0, :, begin:end].unfold(1, size, self.run.rows).permute(1, 0, 3, 2)
@@ -107,7 +107,7 @@ class RunPiece:
     def put(self, target: Float[Tensor, "b h m d"], part: Float[Tensor, "t h r d"]) -> None:
         self.queries(target).copy_(part)
 
-    def add_to_queries(self, target: Float[Tensor, "b h m d"], part: Float[Tensor, "t h r d"]) -> None:
+    def add(self, target: Float[Tensor, "b h m d"], part: Float[Tensor, "t h r d"]) -> None:
         self.queries(target).add_(part)
 
     def add_to_keys(self, target: Float[Tensor, "b g n d"], part: Float[Tensor, "t g s d"]) -> None:
@@ -180,7 +180,7 @@ class ScatteredPiece:
         at, flat = self.by_position(part, len(target))
         target.transpose(1, 2).index_copy_(1, at, flat.to(target.dtype))
 
-    def add_to_queries(self, target, part):
+    def add(self, target, part):
         at, flat = self.by_position(part, len(target))
         target.transpose(1, 2).index_add_(1, at, flat.to(target.dtype))
 

@@ -121,11 +121,9 @@ def _divide(weighted: Tensor, total: Tensor) -> Tensor:
 
 
 class Aaren(MultiHead):
-    """Attention with a learned query: a causal scan of constant state, or a pooling that every position gets."""
+    """Attention with a learned query: a scan of constant state, or one pooling for every position."""
 
-    supports = Supports(
-        cross=False, causal_cross=False, pattern=False, time=1.0, memory=1.0, state=0.0
-    )
+    supports = Supports(cross=False, causal_cross=False, pattern=False, time=1.0, memory=1.0, state=0.0)
 
     def __init__(self, dim: int, heads: int, **shared):
         super().__init__(dim, heads, **shared)

@@ -48,7 +48,7 @@ class GatedAttention(MultiHead):
         )
         self.initial, self.compensate = initial, compensate
         self.gate_weight = nn.Parameter(torch.empty(heads, dim // heads))
-        self.gate_bias = nn.Parameter(torch.full((heads,), log(initial / (1 - initial))))
+        self.gate_bias = nn.Parameter(torch.full((heads,), self._first_bias))
         bound = (dim // heads) ** -0.5  # as a linear layer of one slice would start
         nn.init.uniform_(self.gate_weight, -bound, bound)
 
@@ -57,7 +57,12 @@ class GatedAttention(MultiHead):
         """`layer` with gates that are all at π, made up for by 1/π: at first it computes what it did."""
         new = super().from_dense(layer, **({"compensate": True} | config))
         nn.init.zeros_(new.gate_weight)
+        nn.init.constant_(new.gate_bias, new._first_bias)  # once more, in the layer's own precision
         return new
+
+    @property
+    def _first_bias(self) -> float:
+        return log(self.initial / (1 - self.initial))
 
     def gates(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n h"]:
         slices = x.unflatten(-1, (self.heads, -1))

@@ -71,7 +71,8 @@ class DecayedLinearRule(Rule):
             empty = torch.zeros(*lead, shape.head_dim, shape.value_dim, device=shape.device, dtype=dtype)
             return DecayedState(0, empty)
         n, share = keys.shape[2], shape.heads // shape.kv_heads
-        keys, values = (x.to(dtype).repeat_interleave(share, dim=1) for x in (self._sent(keys, pattern), values))
+        keys = self._sent(keys, pattern)
+        keys, values = (x.to(dtype).repeat_interleave(share, dim=1) for x in (keys, values))
         age = torch.arange(n - 1, -1, -1, device=shape.device)
         left = torch.exp(self._rates(keys)[:, None] * age)
         return DecayedState(n, (keys * left[..., None]).mT @ values)

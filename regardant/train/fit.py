@@ -109,6 +109,7 @@ def _step(
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
+    record.settle()
     return loss.item()
 
 

@@ -1,7 +1,10 @@
 """A card's way from card to built to checked, and back when the code changes."""
 
+import pytest
+
 from regardant.atlas import record, source
 from regardant.atlas.catalog import card, cards
+from regardant.atlas.scaffold import scaffold
 from regardant.atlas.status import Status, status
 from tests.atlas.small_package import SYSTEM, put_source
 
@@ -84,6 +87,19 @@ def test_evidence_may_rest_on_more_modules_than_the_systems(package) -> None:
     assert status_of("moth", package).reasons == (
         "the claim's evidence is for regardant.claim.moth, which does not exist any more",
     )
+
+
+@pytest.mark.parametrize("kind", ["sequence", "grid", "gate"])
+def test_a_skeleton_is_not_built_however_well_it_keeps_its_contract(package, kind: str) -> None:
+    made = scaffold("bare", kind=kind, package=package)
+    module = f"regardant.{kind}.bare"
+    pass_contract("bare", "bare", module, package)
+    assert status_of("bare", package) == Status(
+        "card", (f"{module} is still the skeleton that `regardant new` wrote",)
+    )
+    made.system.write_text(made.system.read_text(encoding="utf-8") + "\n\nWIDTH = 3\n", encoding="utf-8")
+    pass_contract("bare", "bare", module, package)
+    assert status_of("bare", package).state == "built"
 
 
 def test_a_card_without_a_system_and_a_baseline(package) -> None:

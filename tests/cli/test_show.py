@@ -3,7 +3,7 @@
 import json
 
 from regardant.atlas import record
-from regardant.claim.outcome import Figure, Outcome, Spread, at_least, at_most
+from regardant.claim.outcome import Criterion, Figure, Outcome, Spread
 from tests.cli.command import copy_of_the_package, run
 
 OUTCOME = Outcome(
@@ -13,8 +13,8 @@ OUTCOME = Outcome(
         Figure("parameters", ours={"moh": Spread((1000.0,))}),
     ],
     criteria=[
-        at_most("quality", "loss of moh against softmax", 1.5, 2.5),
-        at_least("quality", "it is finite", float("nan"), 0.0),
+        Criterion("quality", "loss of moh against softmax", 1.5, "at most", 2.5),
+        Criterion("quality", "it is finite", float("nan"), "at least", 0.0),
     ],
     notes=["a small note"],
 )

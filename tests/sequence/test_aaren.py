@@ -35,7 +35,9 @@ def leaves(n, dtype=torch.float64, largest=3.0):
 @pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 257, 1100])
 def test_the_scan_gives_every_prefix_its_softmax(n):
     scores, values = leaves(n)
-    torch.testing.assert_close(scan_attention(scores, values)[0], brute_force(scores, values), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        scan_attention(scores, values)[0], brute_force(scores, values), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("n", [17, 300])

@@ -16,7 +16,9 @@ def layer(seed=0, training_length=128, **config):
 
 
 def inputs(n, batch=2, seed=1, scale=3.0, dim=32):
-    return scale * torch.randn(batch, n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return scale * torch.randn(
+        batch, n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 @pytest.mark.parametrize("n", LENGTHS)
@@ -107,7 +109,10 @@ def test_masked_keys_get_nothing_and_a_row_that_sees_none_is_zero():
     q, k, v = mixer.project(x)
     pattern = Causal() & Padding(padding)
     torch.testing.assert_close(
-        mixer.rule(q, k, v, pattern=pattern), mixer.rule.reference(q, k, v, pattern=pattern), rtol=0, atol=1e-12
+        mixer.rule(q, k, v, pattern=pattern),
+        mixer.rule.reference(q, k, v, pattern=pattern),
+        rtol=0,
+        atol=1e-12,
     )
 
 

@@ -20,9 +20,7 @@ def inputs(n, batch=2, seed=1, dim=32):
 
 def heads(*lengths, seed=0, heads=(2, 2, 2)):
     generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(2, h, n, 4, dtype=torch.float64, generator=generator) for n, h in zip(lengths, heads)
-    ]
+    return [torch.randn(2, h, n, 4, dtype=torch.float64, generator=generator) for n, h in zip(lengths, heads)]
 
 
 def mixing(rule, n, keys, *, causal=False):
@@ -63,7 +61,9 @@ def test_pitfall_competition_is_over_sources_and_keeps_the_factor_n():
         incoming = capacity.sum(-1, keepdim=True)
         shares = weights / (capacity / incoming)
         competition = shares / shares.mean(-1, keepdim=True)
-        torch.testing.assert_close(competition, competition[:, :, :1].expand_as(competition), rtol=1e-4, atol=0)
+        torch.testing.assert_close(
+            competition, competition[:, :, :1].expand_as(competition), rtol=1e-4, atol=0
+        )
         assert 0.5 < weights.sum(-1).mean() < 1.0
 
 
@@ -86,7 +86,9 @@ def test_pitfall_the_clamp_belongs_to_the_behaviour():
 
 
 @pytest.mark.parametrize("n", LENGTHS)
-@pytest.mark.parametrize("config", [{}, {"causal": True}, {"causal": True, "kv_heads": 2, "position": "rotary"}])
+@pytest.mark.parametrize(
+    "config", [{}, {"causal": True}, {"causal": True, "kv_heads": 2, "position": "rotary"}]
+)
 def test_forward_and_its_gradients_equal_the_reference(n, config):
     mixer, x = layer(**config), inputs(n).requires_grad_()
     parameters = [x, *mixer.parameters()]
@@ -151,7 +153,10 @@ def test_a_rule_on_its_own_takes_padding_as_that_of_the_sources():
     padding = torch.ones(2, 9, dtype=torch.bool)
     padding[:, 5:] = False
     torch.testing.assert_close(
-        FlowRule()(q, k, v, pattern=Padding(padding)), FlowRule()(q, k[:, :, :5], v[:, :, :5]), rtol=0, atol=1e-12
+        FlowRule()(q, k, v, pattern=Padding(padding)),
+        FlowRule()(q, k[:, :, :5], v[:, :, :5]),
+        rtol=0,
+        atol=1e-12,
     )
 
 

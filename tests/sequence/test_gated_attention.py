@@ -56,7 +56,9 @@ def test_a_closed_gate_lets_a_head_do_nothing_and_an_open_one_everything():
         mixer.gate_bias.copy_(torch.tensor([-200.0, 200.0, 200.0, -200.0]))
         q, k, v = mixer.project(x)
         heads = mixer.attend_reference(q, k, v, x=x, pattern=None)
-        expected = heads[:, 1] @ mixer.to_out.weight[:, 8:16].T + heads[:, 2] @ mixer.to_out.weight[:, 16:24].T
+        expected = (
+            heads[:, 1] @ mixer.to_out.weight[:, 8:16].T + heads[:, 2] @ mixer.to_out.weight[:, 16:24].T
+        )
         torch.testing.assert_close(mixer(x), expected, rtol=0, atol=1e-12)
 
 
@@ -126,7 +128,7 @@ def test_bfloat16_stays_near():
 
 
 def test_bad_configuration_says_what_would_be_right():
-    with pytest.raises(ValueError, match="initial is 1.0"):
+    with pytest.raises(ValueError, match=r"initial is 1\.0"):
         layer(initial=1.0)
     with pytest.raises(ValueError, match="dim=10 does not divide"):
         GatedAttention(10, 4, head_dim=4)

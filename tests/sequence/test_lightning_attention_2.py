@@ -130,7 +130,10 @@ def test_padding_sends_nothing_and_a_row_of_padding_stays_finite():
     q, k, v = mixer.project(x)
     pattern = Causal() & Padding(padding)
     torch.testing.assert_close(
-        mixer.rule(q, k, v, pattern=pattern), mixer.rule.reference(q, k, v, pattern=pattern), rtol=0, atol=1e-9
+        mixer.rule(q, k, v, pattern=pattern),
+        mixer.rule.reference(q, k, v, pattern=pattern),
+        rtol=0,
+        atol=1e-9,
     )
     assert mixer.rule(q, k, v, pattern=pattern)[1].abs().max() == 0
 
@@ -154,7 +157,9 @@ def test_the_state_is_float32_in_half_precision():
 
 def test_deeper_layers_forget_more_slowly_and_the_last_hardly():
     first, last = layer().rule.log_decay, layer(depth=1.0).rule.log_decay
-    torch.testing.assert_close(first, -torch.tensor([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8]).double() * (1 + 1e-5))
+    torch.testing.assert_close(
+        first, -torch.tensor([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8]).double() * (1 + 1e-5)
+    )
     torch.testing.assert_close(last, first / (1 + 1e-5) * 1e-5)
 
 

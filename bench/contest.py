@@ -1,0 +1,80 @@
+"""A contest: one of our layers and a peer on the same input, outputs compared, timed by turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from regardant.compare.clock import Timing, clock
+
+Call = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Two functions of the same inputs, and what their gradients are taken to besides the inputs.
+
+    `same` says that both have the same weights and do the same mathematics, so that their outputs must
+    agree; otherwise only the shapes are the same. `exact`, where there is one, does it plainly. A peer
+    without a backward on this device is timed forward only.
+    """
+
+    ours: Call
+    theirs: Call
+    inputs: tuple[Tensor, ...]
+    weights: tuple[Sequence[Tensor], Sequence[Tensor]] = ((), ())
+    same: bool = True
+    exact: Call | None = None
+    backward: bool = True
+
+    @classmethod
+    def of_layers(cls, ours: nn.Module, theirs: nn.Module, x: Tensor, **about) -> Contest:
+        used = (list(ours.parameters()), list(theirs.parameters()))
+        return cls(ours, theirs, (x,), used, **about)
+
+    def phases(self) -> tuple[str, ...]:
+        return ("forward", "backward") if self.backward else ("forward",)
+
+    @torch.no_grad()
+    def differences(self, *, exact_up_to: int = 2048) -> dict[str, float]:
+        """The largest differences of the outputs: ours from theirs, and each from the plain float32."""
+        if not self.same:
+            return {}
+        ours, theirs = self.ours(*self.inputs), self.theirs(*self.inputs)
+        found = {"ours_from_theirs": _distance(ours, theirs)}
+        if self.exact is not None and self.inputs[0].shape[-2] <= exact_up_to:
+            plain = self.exact(*self.inputs)
+            found |= {"ours": _distance(ours, plain), "theirs": _distance(theirs, plain)}
+        return found
+
+    def clock(self, phase: str, *, budget: float = 0.5, longest: float = 20.0) -> tuple[Timing, Timing]:
+        """Ours and theirs: at least 20 repetitions, of slow ones what fits in `longest` seconds, at least 5."""
+        calls = {
+            "ours": self._call(self.ours, self.weights[0], phase),
+            "theirs": self._call(self.theirs, self.weights[1], phase),
+        }
+        rough = sum(timing.best for _, timing in clock(calls, budget=0, least=1))
+        least = min(20, max(5, int(longest / rough)))
+        found = dict(clock(calls, budget=budget, least=least, warm=True))
+        return found["ours"], found["theirs"]
+
+    def _call(self, run: Call, weights: Sequence[Tensor], phase: str) -> Callable[[], object]:
+        if phase == "forward":
+
+            def forward() -> Tensor:
+                with torch.no_grad():
+                    return run(*self.inputs)
+
+            return forward
+        inputs = [x.detach().requires_grad_() for x in self.inputs]
+        with torch.no_grad():
+            grad = torch.randn_like(run(*self.inputs))
+        wanted = [*inputs, *weights]
+        return lambda: torch.autograd.grad(run(*inputs), wanted, grad, allow_unused=True)
+
+
+def _distance(left: Tensor, right: Tensor) -> float:
+    return (left - right).abs().max().item()

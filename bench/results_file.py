@@ -1,0 +1,40 @@
+"""Results beside the scripts: one JSON file for a script and a machine, rewritten whole after each row."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from regardant.compare.journal import write_whole
+from regardant.compare.machine import machine, versions
+
+FOLDER = Path(__file__).resolve().parent / "results"
+
+
+class Results:
+    """Rows by name. `about` says which code a row is of; a row of other code counts as missing."""
+
+    def __init__(self, script: str, *packages: str, folder: Path = FOLDER, fresh: bool = False):
+        where = machine()
+        slug = re.sub(r"[^a-z0-9]+", "-", where.lower()).strip("-")
+        self.path = folder / f"{script}-{slug}.json"
+        self.about = {"machine": where, "versions": versions(*packages)}
+        self.rows: dict[str, dict[str, Any]] = {}
+        if self.path.exists() and not fresh:
+            self.rows = json.loads(self.path.read_text(encoding="utf-8"))["rows"]
+
+    def has(self, name: str, code: str) -> bool:
+        return name in self.rows and self.rows[name].get("code") == code
+
+    def put(self, name: str, row: Mapping[str, Any]) -> None:
+        self.rows[name] = dict(row)
+        rows = dict(sorted(self.rows.items()))
+        write_whole(self.path, json.dumps({**self.about, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
+
+    def write_beside(self, text: str) -> Path:
+        path = self.path.with_suffix(".md")
+        write_whole(path, text)
+        return path
