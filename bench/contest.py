@@ -51,7 +51,7 @@ class Contest:
         return found
 
     def clock(self, phase: str, *, budget: float = 0.5, longest: float = 20.0) -> tuple[Timing, Timing]:
-        """Ours and theirs: at least 20 repetitions, of slow ones what fits in `longest` seconds, at least 5."""
+        """Ours and theirs: at least 20 repetitions; of slow ones, what fits in `longest` seconds or 5."""
         calls = {
             "ours": self._call(self.ours, self.weights[0], phase),
             "theirs": self._call(self.theirs, self.weights[1], phase),

@@ -57,17 +57,20 @@ class Cost:
                 runs += [("decode", "seconds", position) for position in positions]
             wanted[setting] = [Measurement.blank(setting, *run) for run in runs]
         self.asked = [blank for blanks in wanted.values() for blank in blanks]
+        # All layers are made before any is measured: what is wrong with the last is told at once.
+        workloads = {
+            setting: Workload(setting)
+            for setting, blanks in wanted.items()
+            if not all(map(self._has, blanks))
+        }
         keep_freed_memory()
         with PeakMeter() as meter:
-            for setting, blanks in wanted.items():
-                self._measure(setting, blanks, meter)
+            for setting, workload in workloads.items():
+                self._measure(workload, wanted[setting], meter)
         return [self.known[blank.identity] for blank in self.asked]
 
-    def _measure(self, setting: Setting, blanks: list[Measurement], meter: PeakMeter) -> None:
-        self._tell(setting.system)
-        if all(map(self._has, blanks)):
-            return
-        workload = Workload(setting)
+    def _measure(self, workload: Workload, blanks: list[Measurement], meter: PeakMeter) -> None:
+        self._tell(workload.setting.system)
         for phase in PHASES:
             here = [blank for blank in blanks if blank.phase == phase]
             if all(map(self._has, here)):

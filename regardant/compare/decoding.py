@@ -21,7 +21,7 @@ def clock_steps(
     workload: Workload, positions: Sequence[int], *, budget: float = 0.5, least: int = 40
 ) -> dict[int, tuple[Timing, int]]:
     """At each position the timing of a step and the bytes of the state there. The positions take turns."""
-    layer, tokens = workload.layer, workload.draw(max(positions))
+    layer, tokens = workload.layer, workload.draw(max(*positions, STEPS))
     synchronize = wait_for(tokens.device)
     states = _reach(workload, tokens, sorted(set(positions)))
     found = {position: state.nbytes for position, state in states.items()}

@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from regardant.contract.subject import Subject
+from regardant.contract.drawing import Case, Trials
+from regardant.contract.equality import off
+from regardant.contract.report import Broken, Skip
+from regardant.contract.subject import Subject, blame
 from regardant.core.mixer import MultiHead
+from regardant.core.pattern import Causal
 from regardant.core.rule import Rule
 
 WORDS = frozenset(("dim", "heads", "causal", "kv_heads", "context_dim", "pattern"))
@@ -34,6 +39,26 @@ def carried(subject: Subject, rule: nn.Module) -> Subject:
         return declared(rule=make({}), **configuration)
 
     return replace(subject, kind="rule", make=carry, takes=takes, width=None, heads=None)
+
+
+def values(trials: Trials) -> str:
+    """Values wider than the keys, and a scale of the caller's, reach the reference's answer, too."""
+    subject = trials.subject
+    if not subject.ours:
+        raise Skip("only rules of this project promise values of any width")
+    use = trials.uses(across=False)[0]
+    rule = subject.build(Case((17,), heads=2, causal=use.causal)).rule
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 17, width, generator=generator, dtype=subject.dtype) for width in (8, 8, 11))
+    pattern = Causal() if use.causal else None
+    for scale in (None, 0.3):
+        with torch.no_grad(), blame("the rule"):
+            out, right = (call(q, k, v, pattern=pattern, scale=scale) for call in (rule, rule.reference))
+        if out.shape != v.shape:
+            raise Broken(f"values {tuple(v.shape)} gave an output {tuple(out.shape)}")
+        if (error := off(out, right)) > subject.tolerance:
+            raise Broken(f"with scale={scale} and wide values forward is off its reference by {error:.2g}")
+    return "values of width 11 beside keys of width 8, with and without a scale, equal the reference"
 
 
 class Carrier(MultiHead):

@@ -35,7 +35,7 @@ def causality(trials: Trials) -> str:
 def _found_out(trials: Trials) -> str:
     """For a layer that does not say whether it is causal: say whether it is."""
     subject = trials.subject
-    case = Case((17,), heads=subject.plain_heads)
+    case = Case(subject.small_sizes[0], heads=subject.plain_heads)
     layer = subject.build(case)
     try:
         look_for_leaks(subject, case, lambda inputs: subject.forward(layer, inputs))
@@ -212,6 +212,24 @@ def _compare(found: Tensor, right: Tensor, allowed: float, said: str) -> None:
     apart = float((found - right).abs().max())
     if not apart <= allowed:
         raise Broken(f"{said} {apart:.2g}")
+
+
+def position(trials: Trials) -> str:
+    """Every position that the layer takes makes a difference."""
+    subject = trials.subject
+    if len(subject.positions) == 1:
+        raise Skip("it takes no position")
+    use = trials.uses(across=False)[0]
+    plain = Case((17,), heads=subject.plain_heads, causal=use.causal)
+    without, inputs = subject.build(plain), subject.inputs(plain)
+    for name in subject.positions[1:]:
+        layer = subject.build(replace(plain, position=name))
+        layer.load_state_dict(without.state_dict(), strict=False)
+        with torch.no_grad():
+            same = _movement(subject.forward(layer, inputs), subject.forward(without, inputs), 1e-6) is None
+        if same:
+            raise Broken(f"position={name!r} is taken and makes no difference ({plain})")
+    return f"each makes a difference: {', '.join(subject.positions[1:])}"
 
 
 def cross(trials: Trials) -> str:

@@ -78,6 +78,8 @@ def _constructor(maker: Callable[..., Any], label: str, config: dict[str, Any]) 
     for word, names in NAMES.items():  # our words are understood, too
         if word in config and word not in accepted and (theirs := [n for n in names if n in accepted]):
             config[theirs[0]] = config.pop(word)
+    # A width that the constructor does not take is told to the suite, not to the constructor.
+    told = {word: config.pop(word) for word in ("dim", "heads") if word in config and word not in accepted}
     require(
         anything or set(config) <= set(accepted),
         f"config has {', '.join(sorted(set(config) - set(accepted)))}, which {label} does not take: "
@@ -103,7 +105,7 @@ def _constructor(maker: Callable[..., Any], label: str, config: dict[str, Any]) 
             raise ValueError(f"{label} gave a {type(layer).__name__}, but a suite checks an nn.Module")
         return layer
 
-    fixed = {word: config[each] for word, names in NAMES.items() for each in names if each in config}
+    fixed = told | {word: config[each] for word, names in NAMES.items() for each in names if each in config}
     return Subject(
         label, "sequence", make, frozenset(words), width=fixed.get("dim"), heads=fixed.get("heads")
     )
@@ -166,7 +168,8 @@ def _options(subject: Subject, maker: Any, config: Mapping[str, Any]) -> dict[st
     """Values to try for each of a system's own options; small numbers make windows and blocks bite."""
     options: dict[str, tuple[Any, ...]] = {}
     for name, parameter in keywords(maker)[0].items():
-        if name in NOT_OWN or name in config:
+        own = name not in NOT_OWN or (name == "causal" and subject.kind in ("grid", "gate"))
+        if not own or name in config:
             continue
         default, annotation = parameter.default, str(parameter.annotation)
         if isinstance(default, bool):

@@ -10,7 +10,16 @@ from typing import Any
 import torch
 
 from regardant.atlas import catalog
-from regardant.contract import equality, field_of_view, growth, isolation, keeping, order, wrong_input
+from regardant.contract import (
+    carried,
+    equality,
+    field_of_view,
+    growth,
+    isolation,
+    keeping,
+    order,
+    wrong_input,
+)
 from regardant.contract.drawing import Trials
 from regardant.contract.recognise import recognise
 from regardant.contract.report import Broken, Report, Skip, Verdict
@@ -45,6 +54,7 @@ _SEQUENCE: dict[str, Property] = {
     "right padding": isolation.right_padding,
     "padded rows": isolation.padded_rows,
     "pattern": isolation.pattern,
+    "position": order.position,
     "grouped": isolation.grouped,
     "cross": order.cross,
     "causal cross": order.causal_cross,
@@ -55,9 +65,10 @@ _GRID: dict[str, Property] = {
     "receptive field": field_of_view.receptive_field,
     "reach": field_of_view.reach,
 }
+_RULE: dict[str, Property] = {"values": carried.values}
 SUITES: dict[str, dict[str, Property]] = {
     "sequence": _EVERYWHERE | _SEQUENCE,
-    "rule": _EVERYWHERE | _SEQUENCE,
+    "rule": _EVERYWHERE | _SEQUENCE | _RULE,
     "grid": _EVERYWHERE | _GRID,
     "gate": _EVERYWHERE,
 }

@@ -30,7 +30,7 @@ def width_of(layer: nn.Module) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     for module in layer.modules():
-        for name in ("embed_dim", "in_features", "in_channels", "num_features"):
+        for name in ("embed_dim", "in_features", "in_channels", "num_features", "input_size"):
             if isinstance(getattr(module, name, None), int):
                 return getattr(module, name)
         if isinstance(module, nn.LayerNorm):

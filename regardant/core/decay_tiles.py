@@ -18,6 +18,18 @@ from torch import Tensor
 SMALLEST_LOG = -1e4  # exp of it is 0 in every dtype, and 0 times it is still 0, unlike 0 times -inf
 
 
+class Buffer(NamedTuple):
+    """Working memory for one quantity over one tile: as its heads and blocks, and as one long batch."""
+
+    tiled: Float[Tensor, "b g share m rows w"]
+    flat: Float[Tensor, "b*g*share*m rows w"]
+
+    def fade(self, by: Tensor | None) -> None:
+        """Multiply by powers of λ, in place (None: by ones)."""
+        if by is not None:
+            self.tiled.mul_(by)
+
+
 class Run(NamedTuple):
     """`count` tiles of `blocks` blocks of `size` tokens, one behind the other from token `first` on."""
 
@@ -26,21 +38,21 @@ class Run(NamedTuple):
     blocks: int
     size: int
 
-    def cut(self, x: Float[Tensor, "b g share n w"]) -> tuple[Float[Tensor, "b g share blocks size w"], ...]:
+    def cut(self, x: Float[Tensor, "b g share n w"]) -> tuple[Float[Tensor, "b g share m c w"], ...]:
         """The tiles of this run in x, as views."""
         rows = x.narrow(3, self.first, self.count * self.blocks * self.size)
         return rows.unflatten(3, (self.count, self.blocks, self.size)).unbind(3)
 
-    def buffers(self, like: Float[Tensor, "b g share d e"], *shapes: tuple[int, int]) -> list[Tensor]:
-        """Working memory [b g share blocks *shape] for one tile of the heads of `like`, for each shape.
+    def buffers(self, heads_of: Float[Tensor, "b g share d e"], *shapes: tuple[int, int]) -> list[Buffer]:
+        """A buffer for one tile of these heads, in their dtype, for each shape of a block.
 
-        It is asked for in one piece, because the C library gives many small pieces back to the
-        operating system after every call, and touching fresh pages costs more than the arithmetic.
+        All lie in one piece of memory: many small ones the C library would hand back to the operating
+        system after every call, and touching fresh pages takes longer than the arithmetic.
         """
-        lead = (*like.shape[:3], self.blocks)
+        lead = (*heads_of.shape[:3], self.blocks)
         sizes = [math.prod(lead) * math.prod(shape) for shape in shapes]
-        parts = torch.empty(sum(sizes), dtype=like.dtype, device=like.device).split(sizes)
-        return [part.view(*lead, *shape) for part, shape in zip(parts, shapes)]
+        parts = heads_of.new_empty(sum(sizes)).split(sizes)
+        return [Buffer(part.view(*lead, *shape), part.view(-1, *shape)) for part, shape in zip(parts, shapes)]
 
 
 def plan(
@@ -79,22 +91,30 @@ class Decay(NamedTuple):
     step: Float[Tensor, "g share 1 1"]
     """λ^c: what is left of a state after one block."""
     across: Float[Tensor, "g share m m"]
-    """Takes the gains of blocks 0 … m-2 and, in the last place, the state before block 0 to the states
+    """From the gains of blocks 0 … m-2 and, in the last place, the state before block 0, to the states
     before each of the m blocks."""
 
     @classmethod
-    def over(cls, log_decay: Float[Tensor, "g share"] | None, run: Run, like: Float[Tensor, "b g share d e"]):
-        exact = torch.zeros(like.shape[1:3], device=like.device) if log_decay is None else log_decay
-        exact = exact.to(like.dtype).clamp(min=SMALLEST_LOG)[..., None]
-        age = torch.arange(max(run.size + 1, run.blocks), device=like.device)
-        powers = torch.exp(exact * age[: run.size + 1])
-        step = powers[..., -1:, None]
-        across = torch.exp(exact * run.size * age[: run.blocks])
-        within, across = triangle(powers[..., :-1])[:, :, None], triangle(across).roll(-1, dims=-1)
-        if log_decay is None:
-            return cls(within, None, None, step, across)
-        since, until = powers[..., None, 1:, None], powers[..., None, :-1, None].flip(3)
-        return cls(within, since, until, step, across)
+    def over(
+        cls, log_decay: Float[Tensor, "g share"] | None, run: Run, state: Float[Tensor, "b g share d e"]
+    ):
+        """The powers for the tiles of this run, in the state's dtype."""
+        logs = state.new_zeros(state.shape[1:3]) if log_decay is None else log_decay.to(state.dtype)
+        logs = logs.clamp(min=SMALLEST_LOG)[..., None]
+        age = torch.arange(max(run.size + 1, run.blocks), device=state.device)
+        powers = torch.exp(logs * age[: run.size + 1])
+        within = triangle(powers[..., :-1])[:, :, None]
+        across = triangle(torch.exp(logs * run.size * age[: run.blocks])).roll(-1, dims=-1)
+        since, until, step = (
+            powers[..., None, 1:, None],
+            powers[..., None, :-1, None].flip(3),
+            powers[..., -1:, None],
+        )
+        return (
+            cls(within, None, None, step, across)
+            if log_decay is None
+            else cls(within, since, until, step, across)
+        )
 
 
 def triangle(powers: Float[Tensor, "*h c"]) -> Float[Tensor, "*h c c"]:

@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from regardant.core.decay_tiles import Decay, carry, plan
+from regardant.core.decay_tiles import SMALLEST_LOG, Decay, carry, plan
 from regardant.core.errors import require
 
 
@@ -49,10 +49,9 @@ def decayed_linear(
     _check(q, k, v, log_decay, state)
     require(block >= 1, f"block is {block}, but a block holds at least one token")
     if state is None:
-        state = q.new_zeros(*q.shape[:2], q.shape[3], v.shape[3], dtype=_accurate(q.dtype))
+        state = q.new_zeros(*q.shape[:2], q.shape[3], v.shape[3], dtype=_exact(q.dtype))
     if log_decay is not None and log_decay.requires_grad and torch.is_grad_enabled():
         out, last = _forward_by_autograd(q, k, v, log_decay, state, block)
-        out = out.to(q.dtype)
     else:
         out, last = _DecayedLinear.apply(q, k, v, log_decay, state, block)
     return (out, last) if return_state else out
@@ -70,7 +69,7 @@ def decayed_linear_reference(
     _check(q, k, v, log_decay, state)
     heads, n = q.shape[1:3]
     k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
-    log_decay = q.new_zeros(heads) if log_decay is None else log_decay.to(q.dtype)
+    log_decay = q.new_zeros(heads) if log_decay is None else log_decay.to(q.dtype).clamp(min=SMALLEST_LOG)
     age = torch.arange(n, device=q.device)
     elapsed = (age[:, None] - age).clamp(min=0)
     decay = torch.exp(log_decay[:, None, None] * elapsed).tril()
@@ -87,12 +86,20 @@ def decayed_linear_step(
     state: Float[Tensor, "b h d e"],
     log_decay: Float[Tensor, "h"] | None = None,
 ) -> tuple[Float[Tensor, "b h e"], Float[Tensor, "b h d e"]]:
-    """One token: S ← λS + k vᵀ, o = q S. The given state is left as it was."""
-    if k.shape[1] != q.shape[1]:
-        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-    kept = state if log_decay is None else state * log_decay.exp()[:, None, None]
-    state = torch.addcmul(kept, k[..., None], v[..., None, :])
-    return (q[..., None, :].to(state.dtype) @ state).squeeze(-2).to(v.dtype), state
+    """One token: S ← λS + k vᵀ, o = q S. The given state is left as it was.
+
+    A few microseconds in all, so the calls are counted: nothing here is done twice or checked.
+    """
+    _, h, d, e = state.shape
+    dtype = q.dtype
+    if dtype != state.dtype:
+        q, k, v = q.to(state.dtype), k.to(state.dtype), v.to(state.dtype)
+    if k.shape[1] != h:
+        k, v = (x.repeat_interleave(h // x.shape[1], dim=1) for x in (k, v))
+    kept = state.clone() if log_decay is None else state * log_decay.exp().view(h, 1, 1)
+    flat = kept.view(-1, d, e).baddbmm_(k.reshape(-1, d, 1), v.reshape(-1, 1, e))
+    out = torch.bmm(q.reshape(-1, 1, d), flat).view(-1, h, e)
+    return (out if dtype == state.dtype else out.to(dtype)), kept
 
 
 class _DecayedLinear(torch.autograd.Function):
@@ -110,7 +117,7 @@ class _DecayedLinear(torch.autograd.Function):
     def backward(ctx, grad_out, grad_last):
         q, k, v, log_decay, state = ctx.saved_tensors
         if grad_out is None:
-            grad_out = v.new_zeros(()).expand(*q.shape[:3], v.shape[3])
+            grad_out = q.new_zeros(()).expand(*q.shape[:3], v.shape[3])
         if grad_last is None:
             grad_last = torch.zeros_like(state)
         # dq_t = Σ_{s≤t} λ^(t-s) (dO_t·v_s) k_s is the forward equation with its operands renamed.
@@ -121,31 +128,32 @@ class _DecayedLinear(torch.autograd.Function):
 
 def _sweep_right(q, k, v, log_decay, state, block):
     """The outputs [b h n e] and the state behind the last token, tile after tile from the first token."""
-    out = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
-    last = torch.empty(state.shape, dtype=_accurate(q.dtype), device=q.device)
+    out = q.new_empty(*q.shape[:3], v.shape[3])
+    last = q.new_empty(state.shape, dtype=_exact(q.dtype))
     d, e = state.shape[2:]
     runs, together = _plan(q, k, block)
-    by_group = _by_group(k.shape[1], q, k, v, out, state, last)
+    by_group = _by_group(k, q, k, v, out, state, last)
     for samples, groups in together:
         *whole, state_in, state_out = (x[samples, groups] for x in by_group)
         carried = state_in.to(last.dtype)
         for run in runs:
             c = run.size
             decay = Decay.over(_decay_of(groups, log_decay, k), run, carried)
-            tile = run.buffers(carried, (c, d), (c, d), (c, e), (c, e), (c, c), (d, e), (d, e))
-            qs, ks, vs, outs, scores, gained, states = (x.flatten(0, 3) for x in tile)
-            for rows in zip(*(run.cut(x) for x in whole)):
-                for x, row in zip(tile, rows[:3]):
-                    x.copy_(row)
-                torch.bmm(qs, ks.mT, out=scores)
-                tile[4].mul_(decay.within)
-                torch.bmm(scores, vs, out=outs)
-                _fade(tile[1], decay.until)
-                torch.bmm(ks.mT, vs, out=gained)
-                met, carried = carry(carried, tile[5], tile[6], decay)
-                _fade(tile[0], decay.since)
-                outs.baddbmm_(qs, met)
-                rows[3].copy_(tile[3])
+            shapes = (c, d), (c, d), (c, e), (c, e), (c, c), (d, e), (d, e)
+            q_, k_, v_, out_, scores, gained, room = run.buffers(carried, *shapes)
+            for q_i, k_i, v_i, out_i in zip(*map(run.cut, whole)):
+                q_.tiled.copy_(q_i)
+                k_.tiled.copy_(k_i)
+                v_.tiled.copy_(v_i)
+                torch.bmm(q_.flat, k_.flat.mT, out=scores.flat)
+                scores.fade(decay.within)
+                torch.bmm(scores.flat, v_.flat, out=out_.flat)
+                k_.fade(decay.until)
+                torch.bmm(k_.flat.mT, v_.flat, out=gained.flat)
+                met, carried = carry(carried, gained.tiled, room.tiled, decay)
+                q_.fade(decay.since)
+                out_.flat.baddbmm_(q_.flat, met)
+                out_i.copy_(out_.tiled)
         state_out.copy_(carried)
     return out, last
 
@@ -153,58 +161,59 @@ def _sweep_right(q, k, v, log_decay, state, block):
 def _sweep_left(q, k, v, grad_out, log_decay, grad_last, block):
     """dK, dV and the gradient of the state before the first token, tile after tile from the last one."""
     grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
-    first = torch.empty(grad_last.shape, dtype=_accurate(q.dtype), device=q.device)
+    grad_first = q.new_empty(grad_last.shape, dtype=_exact(q.dtype))
     d, e = grad_last.shape[2:]
     runs, together = _plan(q, k, block)
-    by_group = _by_group(k.shape[1], q, k, v, grad_out, grad_k, grad_v, grad_last, first)
+    by_group = _by_group(k, q, k, v, grad_out, grad_k, grad_v, grad_last, grad_first)
     for samples, groups in together:
-        *whole, grad_in, grad_first = (x[samples, groups] for x in by_group)
-        carried = grad_in.to(first.dtype)
+        *whole, grad_in, grad_out_of_here = (x[samples, groups] for x in by_group)
+        carried = grad_in.to(grad_first.dtype)
         for run in reversed(runs):
             c = run.size
             decay = Decay.over(_decay_of(groups, log_decay, k), run, carried)
-            tile = run.buffers(
-                carried, (c, d), (c, d), (c, e), (c, e), (c, d), (c, e), (c, c), (d, e), (d, e)
-            )
-            qs, ks, vs, gs, dk, dv, scores, gained, states = (x.flatten(0, 3) for x in tile)
-            for rows in reversed(list(zip(*(run.cut(x) for x in whole)))):
-                for x, row in zip(tile, rows[:4]):
-                    x.copy_(row)
-                torch.bmm(qs, ks.mT, out=scores)
-                tile[6].mul_(decay.within)
-                torch.bmm(scores.mT, gs, out=dv)
-                torch.bmm(gs, vs.mT, out=scores)
-                tile[6].mul_(decay.within)
-                torch.bmm(scores.mT, qs, out=dk)
-                _fade(tile[3], decay.since)
-                torch.bmm(qs.mT, gs, out=gained)
-                met, carried = carry(carried, tile[7], tile[8], decay, leftwards=True)
-                _fade(tile[2], decay.until)
-                dk.baddbmm_(vs, met.mT)
-                _fade(tile[1], decay.until)
-                dv.baddbmm_(ks, met)
-                for row, x in zip(rows[4:], tile[4:6]):
-                    row.copy_(x if row.shape == x.shape else x.sum(2, keepdim=True))
-        grad_first.copy_(carried)
-    return grad_k, grad_v, first
+            shapes = (c, d), (c, d), (c, e), (c, e), (c, d), (c, e), (c, c), (d, e), (d, e)
+            q_, k_, v_, go_, gk_, gv_, scores, gained, room = run.buffers(carried, *shapes)
+            for q_i, k_i, v_i, go_i, gk_i, gv_i in reversed([*zip(*map(run.cut, whole))]):
+                q_.tiled.copy_(q_i)
+                k_.tiled.copy_(k_i)
+                v_.tiled.copy_(v_i)
+                go_.tiled.copy_(go_i)
+                torch.bmm(q_.flat, k_.flat.mT, out=scores.flat)
+                scores.fade(decay.within)
+                torch.bmm(scores.flat.mT, go_.flat, out=gv_.flat)
+                torch.bmm(go_.flat, v_.flat.mT, out=scores.flat)
+                scores.fade(decay.within)
+                torch.bmm(scores.flat.mT, q_.flat, out=gk_.flat)
+                go_.fade(decay.since)
+                torch.bmm(q_.flat.mT, go_.flat, out=gained.flat)
+                met, carried = carry(carried, gained.tiled, room.tiled, decay, leftwards=True)
+                v_.fade(decay.until)
+                gk_.flat.baddbmm_(v_.flat, met.mT)
+                k_.fade(decay.until)
+                gv_.flat.baddbmm_(k_.flat, met)
+                # A key head has one gradient from each query head that it serves.
+                gk_i.copy_(gk_.tiled.sum_to_size(gk_i.shape))
+                gv_i.copy_(gv_.tiled.sum_to_size(gv_i.shape))
+        grad_out_of_here.copy_(carried)
+    return grad_k, grad_v, grad_first
 
 
 def _forward_by_autograd(q, k, v, log_decay, state, block):
     """The same forward out of plain operations, for when the decay itself is learned."""
-    exact = _accurate(q.dtype)
-    q, k, v, state = (x.to(exact) for x in _by_group(k.shape[1], q, k, v, state))
-    runs, _ = plan(*state.shape[:3], q.shape[3], block=block, device=q.device)
+    runs, _ = _plan(q, k, block)
+    dtype, exact = q.dtype, _exact(q.dtype)
+    q, k, v, state = (x.to(exact) for x in _by_group(k, q, k, v, state))
     outs = []
     for run in runs:
         decay = Decay.over(log_decay.view(state.shape[1:3]), run, state)
-        for q_i, k_i, v_i in zip(*(run.cut(x) for x in (q, k, v))):
+        for q_i, k_i, v_i in zip(*map(run.cut, (q, k, v))):
             gained = (k_i * decay.until).mT @ v_i
             known = torch.cat([gained[:, :, :, :-1], state[:, :, :, None]], dim=3)
             met = (decay.across @ known.flatten(4)).view(known.shape)
             state = decay.step * met[:, :, :, -1] + gained[:, :, :, -1]
             scores = (q_i @ k_i.mT) * decay.within
             outs.append((scores @ v_i + (q_i * decay.since) @ met).flatten(3, 4))
-    return torch.cat(outs, dim=3).flatten(1, 2), state.flatten(1, 2)
+    return torch.cat(outs, dim=3).flatten(1, 2).to(dtype), state.flatten(1, 2)
 
 
 def _plan(q, k, block):
@@ -212,20 +221,17 @@ def _plan(q, k, block):
     return plan(b, g, h // g, n, block=block, device=q.device)
 
 
-def _by_group(g, *xs):
-    return [x.unflatten(1, (g, -1)) for x in xs]
+def _by_group(k, *xs):
+    """[b heads …] → [b g share …]: the heads by the key head that serves them."""
+    return [x.unflatten(1, (k.shape[1], -1)) for x in xs]
 
 
 def _decay_of(groups, log_decay, k):
     return None if log_decay is None else log_decay.view(k.shape[1], -1)[groups]
 
 
-def _fade(x, by):
-    if by is not None:
-        x.mul_(by)
-
-
-def _accurate(dtype: torch.dtype) -> torch.dtype:
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """What sums are kept in."""
     return dtype if dtype == torch.float64 else torch.float32
 
 
@@ -233,6 +239,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Ten
     for name, x in (("q", q), ("k", k), ("v", v)):
         require(x.ndim == 4, f"{name} has shape {tuple(x.shape)}, but it must be [b, heads, n, width]")
     (b, h, n, d), g, e = q.shape, k.shape[1], v.shape[3]
+    require(q.dtype == k.dtype == v.dtype, f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}; they must be alike")
     require(k.shape == (b, g, n, d), f"k has shape {tuple(k.shape)}, but q takes [{b}, g, {n}, {d}]")
     require(v.shape == (b, g, n, e), f"v has shape {tuple(v.shape)}, but k takes [{b}, {g}, {n}, e]")
     require(h % g == 0, f"k and v have {g} heads, but their number must divide the {h} heads of q")

@@ -118,16 +118,35 @@ def attend_near(
             offset=queries.start - keys.start,
         )  # fmt: skip
 
-    if is_causal:
-        return attend(whole, whole, Causal() & Window(kernel))
-    if kernel % 2 == 0 or 2 * kernel > length:
-        return attend(whole, whole, near)
-    middle = attend(slice(half, length - half), whole, Window(half + 1))
-    if half == 0:
-        return middle
+    window = as_window(near)
+    if window is None or is_causal or half == 0:
+        return attend(whole, whole, window or near)
     first = attend(slice(0, half), slice(0, kernel), None)
+    middle = attend(slice(half, length - half), whole, window)
     last = attend(slice(length - half, length), slice(length - kernel, length), None)
     return torch.cat([first, middle, last], dim=2)
+
+
+def as_window(near: Neighborhood) -> Pattern | None:
+    """An undilated neighbourhood on one axis as what it is away from the ends; None where the ends meet,
+    or where an even kernel makes it lopsided."""
+    ((length, kernel, _, is_causal),) = near.axes
+    if is_causal:
+        return Causal() & Window(kernel)
+    return None if kernel % 2 == 0 or 2 * kernel > length else Window(kernel // 2 + 1)
+
+
+def explain_near(near: Neighborhood, **asked) -> plan.Plan:
+    """How a neighbourhood on one axis will run: the plan of its residue classes, their pairs summed."""
+    ((length, _, dilation, _),) = near.axes
+    pairs = 0
+    for positions in residues(length, dilation, torch.device("cpu"))[::-1]:
+        count, members = positions.shape
+        own = replace(near, dilation=1, size=(members,))
+        way = plan.explain(as_window(own) or own, members, **asked)
+        pairs += count * way.pairs
+    classes = f"in each of {dilation} residue classes, " if dilation > 1 else ""
+    return replace(way, reason=classes + way.reason, pairs=pairs, total=length**2)
 
 
 class NeighborhoodRule(SoftmaxRule):

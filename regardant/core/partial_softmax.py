@@ -23,7 +23,7 @@ from regardant.core.tiles import Piece, Tiles
 Source = Sequence[Tiles]
 """Tiles whose query rows are disjoint. Rows that occur in several sources share one softmax."""
 
-PIECE_ROWS = 2048
+PIECE_ROWS = 1024
 """Query rows that are worked on at once: their keys and intermediates fit a CPU's cache."""
 
 
@@ -110,9 +110,7 @@ class _Parts(torch.autograd.Function):
                 tile = [piece.queries(x) for x in (grad_out, q)] + [piece.keys(x) for x in (k, v)]
                 tile += [piece.queries(out), piece.queries(lse[..., None])[..., 0]]
                 tile = [x.to(exact) for x in tile]
-                parts = partial_gradients(
-                    *tile, piece.addend(tile[0]), scale=ctx.scale, causal=piece.causal
-                )
+                parts = partial_gradients(*tile, piece.addend(tile[0]), scale=ctx.scale, causal=piece.causal)
                 (piece.add if which > 0 else piece.put)(grad_q, parts[0])
                 piece.add_to_keys(grad_k, parts[1])
                 piece.add_to_keys(grad_v, parts[2])

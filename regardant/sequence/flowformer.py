@@ -64,10 +64,9 @@ class FlowRule(Rule):
         q, k, v = _capacity(q, 1, scale), _capacity(k, share), _exact(v, share)
         taken, sent = _column(sinks, q), _column(sources, k)
         m, n = (each.sum(2, keepdim=True).clamp(min=1) for each in (taken, sent))
-        incoming = _through(q, (k * sent).sum(2, keepdim=True))
-        outgoing = _through(k, (q * taken).sum(2, keepdim=True))
-        allotted = _through(q, (k * (sent / outgoing)).sum(2, keepdim=True))
-        conserved = _through(k, (q * (taken / incoming)).sum(2, keepdim=True))
+        incoming, outgoing = _through_all(q, sent.mT @ k), _through_all(k, taken.mT @ q)
+        allotted = _through_all(q, (sent / outgoing).mT @ k)
+        conserved = _through_all(k, (taken / incoming).mT @ q)
         rivalry = conserved.clamp(-1, 1).exp() * sent
         competition = rivalry * (n / rivalry.sum(2, keepdim=True).clamp(min=EPSILON))
         out = q @ (k.mT @ (v * competition)) / incoming
@@ -82,7 +81,7 @@ class FlowRule(Rule):
         q, k, v = _capacity(q, 1, scale), _capacity(k, share), _exact(v, share)
         sent = _column(real, q)
         t = sent.cumsum(2).clamp(min=1)
-        keys, queries = (k * sent).cumsum(2), (q * sent).cumsum(2)
+        keys, queries = ((each if real is None else each * sent).cumsum(2) for each in (k, q))
         incoming, outgoing = _through(q, keys) / t, _through(k, queries) / t
         sources, sinks = (k * (sent / outgoing)).cumsum(2), (q * (sent / incoming)).cumsum(2)
         rivalry = (_through(k, sinks) / t).clamp(-1, 1).exp() * sent
@@ -146,7 +145,8 @@ class FlowRule(Rule):
 
 def _exact(x: Tensor, share: int) -> Tensor:
     """One row a query head, in an accuracy that bears long sums."""
-    return x.to(torch.promote_types(x.dtype, torch.float32)).repeat_interleave(share, dim=1)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if share == 1 else x.repeat_interleave(share, dim=1)
 
 
 def _capacity(x: Tensor, share: int, scale: float | None = None) -> Tensor:
@@ -160,9 +160,16 @@ def _column(real: Bool[Tensor, "#b n"] | None, like: Float[Tensor, "b h n d"]) -
     return real.reshape(-1, 1, like.shape[2], 1).to(like.dtype)
 
 
-def _through(x: Float[Tensor, "*n d"], total: Float[Tensor, "*#n d"]) -> Float[Tensor, "*n 1"]:
-    """The flow between each x and a total of the other side."""
-    return ((x + EPSILON) * (total + EPSILON)).sum(-1, keepdim=True)
+def _through(x: Float[Tensor, "*n d"], total: Float[Tensor, "*n d"]) -> Float[Tensor, "*n 1"]:
+    """(x + ε)·(total + ε): the flow between each x and a total of the other side of its own."""
+    x = x + EPSILON
+    return (x * total).sum(-1, keepdim=True) + EPSILON * x.sum(-1, keepdim=True)
+
+
+def _through_all(x: Float[Tensor, "b h n d"], total: Float[Tensor, "b h 1 d"]) -> Float[Tensor, "b h n 1"]:
+    """The same, with one total for all."""
+    total = total + EPSILON
+    return x @ total.mT + EPSILON * total.sum(-1, keepdim=True)
 
 
 class Flowformer(MultiHead):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from regardant.core.grid_pattern import Neighborhood
 from regardant.core.mixer import MultiHead
-from regardant.core.neighborhood import NeighborhoodRule, OffsetBias
+from regardant.core.neighborhood import NeighborhoodRule, OffsetBias, explain_near, is_all, neighborhood_in
 from regardant.core.pattern import Pattern, both
 from regardant.core.supports import Supports
 
@@ -20,7 +20,12 @@ from regardant.core.supports import Supports
 class NeighborhoodAttention1d(MultiHead):
     """Multi-head attention over the nearest positions, and under `pattern` as well where given."""
 
-    supports = Supports(cross=False, causal_cross=False, time=1.0, memory=1.0, state=0.0)
+    supports = Supports(
+        cross=False, causal_cross=False, time=1.0, memory=1.0, state=0.0,
+        exempt={
+            "right padding": "at a border the window shifts inwards, so a query sees where the sequence ends"
+        },
+    )  # fmt: skip
 
     def __init__(
         self, dim: int, heads: int, *, kernel: int = 63, dilation: int = 1, causal: bool = False,
@@ -32,3 +37,13 @@ class NeighborhoodAttention1d(MultiHead):
             bias=self.position if self.position.biases else None,
             offsets=OffsetBias(heads, (kernel,)) if relative_bias else None,
         )
+
+    def explain(self, length, *, keys=None):
+        seen = self.visible(length, across=False, padding=None)
+        near = neighborhood_in(seen)
+        if not is_all(near, seen):
+            return super().explain(length, keys=keys)
+        return explain_near(
+            near, heads=self.heads, head_dim=self.head_dim, device=self.to_q.weight.device.type,
+            bias=self.rule.bias is not None or self.rule.offsets is not None,
+        )  # fmt: skip

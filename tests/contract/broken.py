@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from regardant.core.mixer import MultiHead
 from regardant.core.pattern import Blocks, Causal, both
 from regardant.core.plan import attend_dense
+from regardant.core.position import Position
 from regardant.core.rule import SoftmaxRule
 from regardant.core.supports import Supports
 from tests.contract.sound import DenseRule, Near, PlainSoftmax, RunningMean, Squeeze, Sum
@@ -260,6 +261,23 @@ class WidensPatterns(PlainSoftmax):
         return both(Causal() if self.causal and not across else None, self.pattern.on(keys) | Blocks(4))
 
 
+class NarrowValues(DenseRule):
+    """Forgets that values may be wider than keys."""
+
+    def forward(self, q, k, v, *, pattern=None, scale=None):
+        return super().forward(q, k, v, pattern=pattern, scale=scale)[..., : k.shape[-1]]
+
+    reference = DenseRule.forward
+
+
+class DeafPosition(PlainSoftmax):
+    """Takes a rotation of queries and keys and leaves it out."""
+
+    def __init__(self, dim: int, heads: int, **shared):
+        super().__init__(dim, heads, **shared)
+        self.position = self.position if self.position.biases else Position()
+
+
 class WrongGroups(PlainSoftmax):
     """Deals the shared keys to the heads in turn instead of in groups."""
 
@@ -341,7 +359,11 @@ class StripedGate(Squeeze):
 
 FUTURE = "future leak: "
 BROKEN: dict[type, dict[str, str]] = {
-    WrongReference: {"reference": "forward is off its reference by", "gradients": "off the reference's by"},
+    WrongReference: {
+        "reference": "forward is off its reference by",
+        "gradients": "off the reference's by",
+        "values": "with scale=None and wide values forward is off its reference by",
+    },
     NonFiniteGradients: {"gradients": "is not finite"},
     DetachedKeys: {"gradients": "the gradient of to_k.weight is off the reference's by"},
     OverflowingExponential: {"half precision": "float16 overflows on inputs of standard deviation 4"},
@@ -364,6 +386,8 @@ BROKEN: dict[type, dict[str, str]] = {
     EmptyRows: {"padded rows": "nothing but padding gives values that are not finite"},
     CountsPadding: {"right padding": "real tokens give something else with"},
     WidensPatterns: {"pattern": "pattern leak: changing key"},
+    DeafPosition: {"position": "position='rotary' is taken and makes no difference"},
+    NarrowValues: {"values": "values (2, 2, 17, 11) gave an output (2, 2, 17, 8)"},
     WrongGroups: {"grouped": "heads that share keys differ"},
     IgnoresContext: {"cross": "the output does not move when the context changes"},
     QueriesMix: {"causal cross": FUTURE},

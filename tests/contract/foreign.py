@@ -95,7 +95,6 @@ class ChannelsLast(nn.Module):
         self.mix = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x):
-        b, h, w, c = x.shape
         return self.mix(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 

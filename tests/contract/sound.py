@@ -12,7 +12,7 @@ from regardant.core.gate import Gate
 from regardant.core.grid_mixer import GridMultiHead
 from regardant.core.grid_pattern import Neighborhood
 from regardant.core.mixer import Mixer, MultiHead, check_input
-from regardant.core.rule import Rule, SoftmaxRule
+from regardant.core.rule import Rule, SoftmaxRule, causal_and_padding
 from regardant.core.state import State
 from regardant.core.supports import Supports
 
@@ -35,6 +35,8 @@ class DenseRule(Rule):
         return logits.masked_fill(~mask & some, float("-inf")).softmax(-1) * some
 
     def forward(self, q, k, v, *, pattern=None, scale=None):
+        if not self.supports.pattern:
+            causal_and_padding(self, pattern)
         k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], dim=1) for part in (k, v))
         logits = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
         i, j = torch.arange(q.shape[2]), torch.arange(k.shape[2])

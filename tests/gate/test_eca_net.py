@@ -80,7 +80,7 @@ def test_slides_along_channels_and_not_over_samples(generator):
 
 
 def test_shift_of_channels_away_from_the_ends(generator):
-    """Channels that move along carry their weights with them, except where the zeros beyond the ends reach."""
+    """Channels that move along carry their weights along, save where the zeros beyond the ends reach."""
     gate = ECA(32, kernel=5).double()
     x = randn(1, 32, 3, 3, generator=generator)
     moved = gate.weights(x.roll(4, dims=1))
