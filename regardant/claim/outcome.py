@@ -35,6 +35,8 @@ class Spread:
     @property
     def deviation(self) -> float:
         """The standard deviation over seeds (of a sample); 0 for a single one."""
+        if not all(map(math.isfinite, self.values)):
+            return math.nan
         return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
 
     @property

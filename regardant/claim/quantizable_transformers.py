@@ -28,7 +28,7 @@ def trained(mixer):
     def unit(run):
         mixers = [partial(mixer, dim=96, heads=4, causal=True)] * LAYERS
         make = partial(TokenModel, TASK.vocabulary, mixers, dim=96, length=TASK.length)
-        model = run.fit(make, TASK, steps=400, batch=16, learning_rate=1e-3)
+        model = run.fit(make, TASK, steps=1000, batch=16, learning_rate=1e-3)
         samples = [tokens for tokens, _ in TASK.validation()]
         seen = outliers(model, model.trunk.blocks, samples)
         loss = evaluate(model, TASK)
@@ -53,7 +53,7 @@ def claim(context: Context) -> Outcome:
     checked = context.check("exactness", exactness)
     found = context.measure({name: trained(mixer) for name, mixer in (OURS | BASELINE).items()})
     return Outcome(
-        setting="trigger copy of 64 tokens; 3 layers, width 96, 4 heads, 400 steps of 16 sequences; the "
+        setting="trigger copy of 64 tokens; 3 layers, width 96, 4 heads, 1000 steps of 16 sequences; the "
         "paper trains BERT-base, OPT and ViT",
         figures=[
             Figure.of(TASK.metric_name, found, "loss", ours=tuple(OURS)),

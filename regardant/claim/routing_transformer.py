@@ -57,6 +57,7 @@ def claim(context: Context) -> Outcome:
         {
             "half routed": trained(routed),
             "all local": trained(partial(create, "sliding-window", window=WINDOW)),
+            "softmax": trained(partial(create, "softmax")),
         }
     )
     gain = found["half routed"]["accuracy"].mean - found["all local"]["accuracy"].mean

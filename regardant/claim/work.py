@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,10 @@ class Work:
         data = {
             "variant": variant,
             "seed": seed,
-            # A NaN has no JSON, but float() reads its name.
-            "values": {name: value if value == value else "nan" for name, value in finished.values.items()},
+            # JSON has no NaN and no infinity, but float() reads their names.
+            "values": {
+                name: value if isfinite(value) else str(value) for name, value in finished.values.items()
+            },
             "seconds": finished.seconds,
             "made_with": dict(self.made_with),
         }

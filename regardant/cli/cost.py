@@ -60,7 +60,10 @@ def cost(
         int | None, typer.Option(min=1, help="Threads; torch's choice where not given.")
     ] = None,
     memory: Annotated[bool, typer.Option(help="Measure peak memory as well.")] = True,
-    budget: Annotated[float, typer.Option(min=0.0, help="Seconds of repetitions a point.")] = 0.3,
+    budget: Annotated[float, typer.Option(min=0.0, help="Seconds of repetitions a point.")] = 0.2,
+    longest: Annotated[
+        float, typer.Option(min=0.0, help="Seconds; what might take longer is left out.")
+    ] = 3.0,
     seed: Annotated[int, typer.Option(help="For weights and inputs.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for cost.jsonl and cost.md.")] = Path("reports"),
     resume: Annotated[
@@ -92,7 +95,9 @@ def cost(
     choose_dtype(dtype, where)
     shared = dict(dim=dim, heads=heads, batch=batch, causal=causal, dtype=dtype, device=str(where), seed=seed)
     with _progress() as progress:
-        measurer = Cost(Journal(out / "cost.jsonl", fresh=not resume), budget=budget, progress=progress)
+        measurer = Cost(
+            Journal(out / "cost.jsonl", fresh=not resume), budget=budget, longest=longest, progress=progress
+        )
         found = measurer.measure([Setting(name, **shared) for name in chosen], **ask)
 
     from dataclasses import asdict

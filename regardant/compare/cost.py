@@ -23,21 +23,20 @@ from regardant.core.errors import require
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 POSITIONS = (100, 1000, 10000)
-LONGEST_RUN = 8.0
-"""Seconds. A run that might take longer, going by the shorter ones, is left out and said to be."""
 
 
 class Cost:
     """Measures into a journal, or finds there what was measured before.
 
-    `progress` hears how many figures are known, how many are asked for, and what is done now.
+    A point has `budget` seconds of repetitions. A run that might take more than `longest` seconds, going
+    by the shorter lengths, is left out, and said to be. `progress` hears how many figures are known, how many are asked for, and what is done now.
     """
 
     def __init__(
-        self, journal: Journal, *, budget: float = 0.3,
+        self, journal: Journal, *, budget: float = 0.2, longest: float = 3.0,
         progress: Callable[[int, int, str], None] = lambda known, asked, now: None,
     ):  # fmt: skip
-        self.journal, self.budget, self.progress = journal, budget, progress
+        self.journal, self.budget, self.longest, self.progress = journal, budget, longest, progress
         self.known = {entry.identity: entry for entry in (Measurement(**line) for line in journal)}
         self.asked: list[Measurement] = []
 
@@ -87,7 +86,7 @@ class Cost:
         workload.run(blanks[0].phase, workload.draw(SHORT))
         for length in sorted({blank.length for blank in blanks}):
             size, time = by_quantity.get((length, "bytes")), by_quantity[length, "seconds"]
-            reason = reason or _too_long(before, length) or self._peak(workload, size, meter)
+            reason = reason or self._too_long(before, length) or self._peak(workload, size, meter)
             if reason is not None:
                 for blank in filter(None, (size, time)):
                     self.known.setdefault(blank.identity, replace(blank, left_out=reason))
@@ -121,6 +120,13 @@ class Cost:
         for position, (timing, size) in clock_steps(workload, list(by_position), budget=self.budget).items():
             self._remember(by_position[position].filled(timing=timing, size=size))
 
+    def _too_long(self, before: tuple[int, float] | None, length: int) -> str | None:
+        """Why a run is left out, going by the one before it and by quadratic growth; None where it is not."""
+        if before is None:
+            return None
+        guess = before[1] * (length / before[0]) ** 2
+        return f"a run might take {guess:.0f} s" if guess > self.longest else None
+
     def _has(self, blank: Measurement) -> bool:
         return blank.identity in self.known
 
@@ -140,14 +146,6 @@ def _check(lengths: Sequence[int], positions: Sequence[int], phases: Sequence[st
     for name, given in (("lengths", lengths), ("positions", positions)):
         require(len(given) > 0, f"{name} is empty, but something must be measured")
         require(min(given) >= 1, f"{name} holds {min(given)}, but the shortest is 1")
-
-
-def _too_long(before: tuple[int, float] | None, length: int) -> str | None:
-    """Why a run at this length is left out, going by the one before and by quadratic growth."""
-    if before is None:
-        return None
-    guess = before[1] * (length / before[0]) ** 2
-    return f"a run might take {guess:.0f} s" if guess > LONGEST_RUN else None
 
 
 def _once(call: Callable[[], object], workload: Workload) -> float:

@@ -91,11 +91,11 @@ def _megabytes(entry: Measurement | None) -> str:
 
 
 def _crossover(times: dict[int, Measurement], yardstick: Sequence[Measurement] | None, name: str) -> str:
-    """The shortest length from which on the system was never slower than softmax."""
+    """The shortest length from which on the system always took at most 95% of softmax's time."""
     if yardstick is None or name == YARDSTICK:
         return NONE
     theirs = _by_length(yardstick, "seconds")
     both = [n for n in sorted(times) if n in theirs and None not in (times[n].best, theirs[n].best)]
-    slower = [n for n in both if times[n].best > theirs[n].best]
+    slower = [n for n in both if times[n].best > 0.95 * theirs[n].best]
     faster = [n for n in both if not slower or n > slower[-1]]
     return f"{faster[0]:,}" if faster else "never here"

@@ -3,8 +3,8 @@
 On a CPU every run has a fresh process, forked off a server that has torch imported and has done
 nothing else. The process makes the layer and the input and runs a short input, so that what is
 allocated once is there; then the peak of its resident memory is reset, the system runs, and the rise
-over what was resident before is the answer, output included. The C library is told to take every
-tensor from the system and to return it at once: what is freed does not count, nor hide what comes
+over what was resident before is the answer, output included. The C library is told to take large
+tensors from the system and to return them at once: what is freed does not count, nor hide what comes
 next. On CUDA the allocator of torch keeps the same account.
 """
 
@@ -24,14 +24,15 @@ from typing import Any, Self
 
 import torch
 
+from regardant.atlas import catalog
 from regardant.compare.workload import Setting, Workload
 
 SHORT = 64
 """The length of the run that comes before."""
 
 RETURN_AT_ONCE = {
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 1024),
-    "MALLOC_TRIM_THRESHOLD_": str(64 * 1024),
+    "MALLOC_MMAP_THRESHOLD_": str(256 * 1024),
+    "MALLOC_TRIM_THRESHOLD_": str(512 * 1024),
     "MALLOC_TOP_PAD_": "0",
     "MALLOC_ARENA_MAX": "1",
 }
@@ -123,6 +124,7 @@ def _serve() -> None:
     """Read jobs from stdin, answer each on stdout with what its own process found."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(DISABLE_HUGE_PAGES, 1, 0, 0, 0)
+    _prepare()
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     for line in sys.stdin:
@@ -139,6 +141,14 @@ def _serve() -> None:
             answer = {"short": ended} if process.exitcode == -9 else {"failed": ended}
         process.join()
         print(json.dumps(answer), flush=True)
+
+
+def _prepare() -> None:
+    """Do once what every process would do, as long as it starts no thread: a fork has only one."""
+    catalog.systems()
+    one = torch.ones((), requires_grad=True)
+    torch.autograd.grad(one * one, one, torch.ones(()))
+    gc.freeze()
 
 
 def _answer(out: Connection, job: Mapping[str, Any]) -> None:

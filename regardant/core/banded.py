@@ -22,14 +22,16 @@ CAUSAL_ROWS = 128
 def causal_tiles(n: int, rows: int, *, like: torch.Tensor) -> Source:
     """The lower triangle in blocks of rows, each with just the keys that it reaches.
 
-    All blocks read one mask: a block's keys end with the diagonal, so it is the mask's last columns.
+    All but the first read one mask: a block's keys end with the diagonal, so it is the last columns. The
+    block that is shorter comes first, where no mask is needed.
     """
-    mask = torch.zeros(rows, n + rows, dtype=like.dtype, device=like.device)
-    mask[:, n:] = torch.full((rows, rows), -inf, dtype=like.dtype, device=like.device).triu_(1)
-    tiles = [Run(0, min(rows, n), 0, min(rows, n), causal=True)]
-    for start in range(rows, n, rows):
-        size = min(rows, n - start)
-        tiles.append(Run(start, size, 0, start + size, addend=mask[:size, n - start : n + size]))
+    first = n - (n - 1) // rows * rows
+    tiles = [Run(0, first, 0, first, causal=True)]
+    if first < n:
+        mask = torch.full((rows, n), -inf, dtype=like.dtype, device=like.device).triu_(n - rows + 1)
+        tiles += [
+            Run(row, rows, 0, row + rows, addend=mask[:, n - row - rows :]) for row in range(first, n, rows)
+        ]
     return tiles
 
 

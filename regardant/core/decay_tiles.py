@@ -43,16 +43,23 @@ class Run(NamedTuple):
         rows = x.narrow(3, self.first, self.count * self.blocks * self.size)
         return rows.unflatten(3, (self.count, self.blocks, self.size)).unbind(3)
 
-    def buffers(self, heads_of: Float[Tensor, "b g share d e"], *shapes: tuple[int, int]) -> list[Buffer]:
-        """A buffer for one tile of these heads, in their dtype, for each shape of a block.
+    def buffers(
+        self, heads_of: Float[Tensor, "b g share d e"], *turns: tuple[tuple[int, int], ...]
+    ) -> list[Buffer]:
+        """Buffers for one tile of these heads, in their dtype; shapes of a block given together take turns
+        in the same memory.
 
-        All lie in one piece of memory: many small ones the C library would hand back to the operating
+        The memory is asked for in one piece: many small ones the C library would hand back to the operating
         system after every call, and touching fresh pages takes longer than the arithmetic.
         """
         lead = (*heads_of.shape[:3], self.blocks)
-        sizes = [math.prod(lead) * math.prod(shape) for shape in shapes]
-        parts = heads_of.new_empty(sum(sizes)).split(sizes)
-        return [Buffer(part.view(*lead, *shape), part.view(-1, *shape)) for part, shape in zip(parts, shapes)]
+        sizes = [math.prod(lead) * max(map(math.prod, shapes)) for shapes in turns]
+        buffers = []
+        for shapes, memory in zip(turns, heads_of.new_empty(sum(sizes)).split(sizes)):
+            for shape in shapes:
+                flat = memory[: math.prod(lead) * math.prod(shape)].view(-1, *shape)
+                buffers.append(Buffer(flat.view(*lead, *shape), flat))
+        return buffers
 
 
 def plan(

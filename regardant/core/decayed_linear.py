@@ -21,7 +21,6 @@ matrix λ^(c(i-j)) over blocks, because a step at a time is too little work to k
 
 from __future__ import annotations
 
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -49,7 +48,7 @@ def decayed_linear(
     _check(q, k, v, log_decay, state)
     require(block >= 1, f"block is {block}, but a block holds at least one token")
     if state is None:
-        state = q.new_zeros(*q.shape[:2], q.shape[3], v.shape[3], dtype=_exact(q.dtype))
+        state = q.new_zeros((), dtype=_exact(q.dtype)).expand(*q.shape[:2], q.shape[3], v.shape[3])
     if log_decay is not None and log_decay.requires_grad and torch.is_grad_enabled():
         out, last = _forward_by_autograd(q, k, v, log_decay, state, block)
     else:
@@ -139,19 +138,19 @@ def _sweep_right(q, k, v, log_decay, state, block):
         for run in runs:
             c = run.size
             decay = Decay.over(_decay_of(groups, log_decay, k), run, carried)
-            shapes = (c, d), (c, d), (c, e), (c, e), (c, c), (d, e), (d, e)
-            q_, k_, v_, out_, scores, gained, room = run.buffers(carried, *shapes)
+            turns = ((c, d),), ((c, d), (d, e)), ((c, e),), ((c, c),), ((d, e), (c, e))
+            q_, k_, room, v_, scores, gained, out_ = run.buffers(carried, *turns)
             for q_i, k_i, v_i, out_i in zip(*map(run.cut, whole)):
                 q_.tiled.copy_(q_i)
                 k_.tiled.copy_(k_i)
                 v_.tiled.copy_(v_i)
                 torch.bmm(q_.flat, k_.flat.mT, out=scores.flat)
                 scores.fade(decay.within)
-                torch.bmm(scores.flat, v_.flat, out=out_.flat)
                 k_.fade(decay.until)
                 torch.bmm(k_.flat.mT, v_.flat, out=gained.flat)
                 met, carried = carry(carried, gained.tiled, room.tiled, decay)
                 q_.fade(decay.since)
+                torch.bmm(scores.flat, v_.flat, out=out_.flat)
                 out_.flat.baddbmm_(q_.flat, met)
                 out_i.copy_(out_.tiled)
         state_out.copy_(carried)
@@ -171,8 +170,8 @@ def _sweep_left(q, k, v, grad_out, log_decay, grad_last, block):
         for run in reversed(runs):
             c = run.size
             decay = Decay.over(_decay_of(groups, log_decay, k), run, carried)
-            shapes = (c, d), (c, d), (c, e), (c, e), (c, d), (c, e), (c, c), (d, e), (d, e)
-            q_, k_, v_, go_, gk_, gv_, scores, gained, room = run.buffers(carried, *shapes)
+            turns = ((c, d), (d, e)), ((c, d),), ((c, e),), ((c, e),), ((c, d),), ((c, e),), ((c, c), (d, e))
+            q_, room, k_, v_, go_, gk_, gv_, scores, gained = run.buffers(carried, *turns)
             for q_i, k_i, v_i, go_i, gk_i, gv_i in reversed([*zip(*map(run.cut, whole))]):
                 q_.tiled.copy_(q_i)
                 k_.tiled.copy_(k_i)

@@ -32,6 +32,7 @@ class GridPattern(Pattern):
             self.rank in (None, len(size)),
             f"{type(self).__name__} lives on a grid of {self.rank} axes, but the size given is {size}",
         )
+        require(min(size) >= 1, f"size is {size}, but a grid is at least 1 long along every axis")
         return replace(self, size=tuple(size))
 
     @property

@@ -167,6 +167,13 @@ class Axial(GridPattern):
     def rank(self):
         return None
 
+    def on(self, *size):
+        require(
+            -len(size) <= self.axis < len(size),
+            f"axis is {self.axis}, but a grid of {len(size)} axes has 0 to {len(size) - 1}",
+        )
+        return super().on(*size)
+
     def allows(self, i, j, *, batch=None, head=None):
         result = None
         for which, (query, key) in enumerate(zip(self.coordinates(i), self.coordinates(j))):

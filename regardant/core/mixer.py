@@ -3,6 +3,7 @@ system overrides just the step that it changes."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from typing import Self
@@ -156,6 +157,10 @@ class MultiHead(Mixer):
             f"causal={self.causal} with context_dim={self.context_dim}: {name} has no {words}",
         )
         require(
+            self.pattern is None or isinstance(self.pattern, Pattern),
+            f"pattern is {self.pattern!r}, but it is a Pattern, such as Window(256)",
+        )
+        require(
             self.pattern is None or self.supports.pattern,
             f"pattern is {self.pattern}, but {name} takes no pattern: it chooses its own keys",
         )
@@ -174,7 +179,7 @@ class MultiHead(Mixer):
         """A layer of this system with the weights of a softmax layer, its own parameters as they start."""
         shared = dict(
             causal=layer.causal, context_dim=layer.context_dim, kv_heads=layer.kv_heads,
-            head_dim=layer.head_dim, pattern=layer.pattern, position=layer.position,
+            head_dim=layer.head_dim, pattern=layer.pattern, position=deepcopy(layer.position),
             bias=layer.to_q.bias is not None, scale=layer.scale,
         )  # fmt: skip
         if not cls.supports.grouped:
@@ -236,16 +241,9 @@ class MultiHead(Mixer):
         return q, k, v
 
     def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        x: Tensor,
-        pattern: Pattern | None,
-        padding: Bool[Tensor, "b m"] | None = None,
-        record: Record | None = None,
-    ) -> Float[Tensor, "b h m e"]:
+        self, q: Tensor, k: Tensor, v: Tensor, *, x: Tensor, pattern: Pattern | None,
+        padding: Bool[Tensor, "b m"] | None = None, record: Record | None = None,
+    ) -> Float[Tensor, "b h m e"]:  # fmt: skip
         """What each head makes of it: the rule. `x` is the layer's input, for rules that look at it.
 
         `pattern` holds the padding of the keys; `padding` is that of the queries, so None across.
@@ -253,15 +251,9 @@ class MultiHead(Mixer):
         return self.rule(q, k, v, pattern=pattern, scale=self.scale)
 
     def attend_reference(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        x: Tensor,
-        pattern: Pattern | None,
+        self, q: Tensor, k: Tensor, v: Tensor, *, x: Tensor, pattern: Pattern | None,
         padding: Bool[Tensor, "b m"] | None = None,
-    ) -> Float[Tensor, "b h m e"]:
+    ) -> Float[Tensor, "b h m e"]:  # fmt: skip
         return self.rule.reference(q, k, v, pattern=pattern, scale=self.scale)
 
     def merge(

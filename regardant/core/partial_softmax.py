@@ -114,6 +114,7 @@ class _Parts(torch.autograd.Function):
                 (piece.add if which > 0 else piece.put)(grad_q, parts[0])
                 piece.add_to_keys(grad_k, parts[1])
                 piece.add_to_keys(grad_v, parts[2])
+                del tile, parts
         return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype), None, None, None
 
 
@@ -136,6 +137,7 @@ def _attend(q, k, v, sources, scale, *, keep):
             piece.put(out, part)
             if lse is not None:
                 piece.put(lse[..., None], sums[..., None])
+            del part, sums  # so that the next piece is written to the same, mapped and cached, memory
     if keep:
         lse.masked_fill_(lse == -inf, 0)
     return out.to(q.dtype), lse

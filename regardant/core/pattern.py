@@ -141,6 +141,12 @@ class Prefix(Pattern):
 
     length: int | Int[Tensor, "b"]
 
+    def __post_init__(self):
+        require(
+            isinstance(self.length, Tensor) or self.length >= 0,
+            f"length is {self.length}, but positions are counted from 0",
+        )
+
     @property
     def by_batch(self):
         return isinstance(self.length, Tensor)
@@ -220,6 +226,10 @@ class PerHead(Pattern):
     @property
     def by_head(self):
         return True
+
+    @property
+    def head_count(self):
+        return len(self.patterns)
 
     @property
     def causal(self):

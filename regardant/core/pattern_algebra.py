@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from regardant.core.errors import require
+
 
 class Reach(NamedTuple):
     """A bound on a pattern: `allows(i, j)` implies `-ahead <= i - j <= back` or `j < first`.
@@ -60,6 +62,11 @@ class Pattern:
     def by_head(self) -> bool:
         """Whether heads differ (then `allows` wants `head`)."""
         return False
+
+    @property
+    def head_count(self) -> int | None:
+        """How many query heads this pattern tells apart; None: it is the same for any number."""
+        return None
 
     @property
     def causal(self) -> bool:
@@ -112,6 +119,8 @@ class Pattern:
 
         In front stand one axis for the batch and one for the heads, of length 1 where nothing differs.
         """
+        told = self.head_count
+        require(told in (None, heads), f"PerHead has {told} patterns, but there are {heads} heads")
         device = i.device
         lead = (1,) * max(i.ndim, j.ndim)
         samples = torch.arange(batch if self.by_batch else 1, device=device).view(-1, 1, *lead, 1)
@@ -154,6 +163,14 @@ def widest(reaches: Sequence[Reach]) -> Reach:
     )
 
 
+def narrowest(reaches: Sequence[Reach]) -> Reach:
+    """The band that lies in all of theirs."""
+    return Reach(
+        min((reach.back for reach in reaches), default=inf),
+        min((reach.ahead for reach in reaches), default=inf),
+    )
+
+
 def latest(starts: Sequence[int | None]) -> int | None:
     """From where on all of them are stationary; None where one never is."""
     return None if None in starts else max(starts)
@@ -180,6 +197,10 @@ class _Several(Pattern):
     def by_head(self):
         return any(pattern.by_head for pattern in self.patterns)
 
+    @property
+    def head_count(self):
+        return next((pattern.head_count for pattern in self.patterns if pattern.head_count is not None), None)
+
     def stationary(self):
         return latest([pattern.stationary() for pattern in self.patterns])
 
@@ -202,11 +223,12 @@ class And(_Several):
 
     def reach(self):
         reaches = [pattern.reach() for pattern in self.patterns]
-        return Reach(
-            min(reach.back for reach in reaches),
-            min(reach.ahead for reach in reaches),
-            0 if any(r.bounded and not r.first for r in reaches) else max(r.first for r in reaches),
-        )
+        # Keys that are seen for being among the first need not lie in the bands of those who say so: either
+        # the others bound the band by themselves, or the first keys stay.
+        banded = narrowest([reach for reach in reaches if reach.first == 0])
+        if banded.bounded:
+            return banded
+        return narrowest(reaches)._replace(first=max(reach.first for reach in reaches))
 
     def candidates(self, i, keys):
         known = [found for p in self.patterns if (found := p.candidates(i, keys)) is not None]
@@ -268,6 +290,10 @@ class Not(Pattern):
 
     def allows(self, i, j, *, batch=None, head=None):
         return ~self.pattern.allows(i, j, batch=batch, head=head)
+
+    @property
+    def head_count(self):
+        return self.pattern.head_count
 
     def stationary(self):
         return self.pattern.stationary()

@@ -44,7 +44,7 @@ SHORT = 2**20
 DENSE_PAIRS = 2**20
 """Pairs a head that the dense plan looks at at once."""
 
-TILED_CAUSAL = range(320, 1100)
+TILED_CAUSAL = range(320, 705)
 """Lengths at which causal rows in blocks beat the CPU's kernel, which looks at whole blocks of 512 keys."""
 
 
@@ -117,10 +117,10 @@ def attend(
     is False. Query row r stands at position `offset + r`. `plan` forces one, and raises where that plan
     is unsound. A row that sees no key gives zeros.
     """
-    if (pattern is None or type(pattern) is Causal) and bias is normaliser is plan is None and not offset:
-        # What asks for no more than the kernel does should not pay for more, at short lengths above all.
-        if q.ndim == 4 and k.shape == v.shape == q.shape and not _tiled_causal(pattern, q):
-            return F.scaled_dot_product_attention(q, k, v, is_causal=pattern is not None, scale=scale)
+    simple = (pattern is None or type(pattern) is Causal) and bias is normaliser is plan is None
+    if simple and not offset and q.shape == k.shape == v.shape and q.ndim == 4 and not _tiled(pattern, q):
+        # What asks for no more than the kernel does should not pay for more.
+        return F.scaled_dot_product_attention(q, k, v, is_causal=pattern is not None, scale=scale)
     _check(q, k, v)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     sees = _visibility(pattern, bias, q.shape[0], q.shape[1], q.shape[2], k.shape[2], offset)
@@ -168,7 +168,7 @@ def explain(
     return Plan(way.name, way.reason, pairs, asked.total, memory)
 
 
-def _tiled_causal(pattern: Pattern | None, q: Tensor) -> bool:
+def _tiled(pattern: Pattern | None, q: Tensor) -> bool:
     return pattern is not None and q.device.type == "cpu" and q.shape[2] in TILED_CAUSAL
 
 
@@ -211,14 +211,10 @@ def _fused(asked: _Asked) -> _Way | str:
     if sees.real is not None or sees.offset:
         return _Way("fused", "causal in blocks of rows, masked for what is not real", [_row_blocks(sees)])
     if asked.kind == "cpu" and sees.queries == n and n in TILED_CAUSAL:
-        # From 768 rows on, the kernel works on larger blocks of them.
-        forward, backward = (64, 128) if n < 768 else (192, 192)
-
-        def cut(rows: int) -> Sequence[Source]:
-            return [causal_tiles(n, rows, like=asked.like)]
-
+        rows = 256 if 384 < n <= 512 else 192
+        tiles = [causal_tiles(n, rows, like=asked.like)]
         reason = "causal in blocks of rows, each with just its keys"
-        return _Way("fused", reason, cut(forward), lambda: cut(backward))
+        return _Way("fused", reason, tiles)
     return _Way("fused", "the kernel knows causal")
 
 

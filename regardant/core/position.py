@@ -140,5 +140,6 @@ def make_position(
             require(
                 max_length is not None, "position='learned' needs max_length, the longest sequence to come"
             )
+            require(max_length >= 1, f"max_length is {max_length}, but a sequence is at least 1 long")
             return Learned(dim, max_length)
     raise unknown("position", str(kind), KINDS)

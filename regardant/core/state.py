@@ -86,8 +86,12 @@ class Cache:
 
     def append(self, row: Tensor) -> Cache:
         """A cache with `row` [..., r, d] behind the rows of this one."""
+        require(
+            row.shape[:-2] == self.storage.shape[:-2],
+            f"the new row is {list(row.shape)}, but this state holds {list(self.rows.shape)}: another batch",
+        )
         more = row.shape[-2]
-        if torch.is_grad_enabled() and (row.requires_grad or self.storage.requires_grad):
+        if torch.is_grad_enabled():  # an earlier step may have kept these rows for its way back
             return Cache(torch.cat([self.rows, row], dim=-2), keep=self.keep)
         storage, end, written = self.storage, self.end, self._written
         if end + more > storage.shape[-2] or written[0] != end:
@@ -103,10 +107,3 @@ class Cache:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Cache:
         return Cache(change(self.rows), keep=self.keep)
-
-
-def check_step(x_t: Tensor, batch: int, width: int) -> None:
-    require(
-        x_t.ndim == 2 and x_t.shape == (batch, width),
-        f"x_t has shape {tuple(x_t.shape)}, but this state and layer take [{batch}, {width}]",
-    )

@@ -1,11 +1,11 @@
-"""Systems that break one promise each, and what the suite must say about them."""
+"""Sequence mixers and rules that break one promise each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from regardant.core.mixer import MultiHead
 from regardant.core.pattern import Blocks, Causal, both
@@ -13,7 +13,7 @@ from regardant.core.plan import attend_dense
 from regardant.core.position import Position
 from regardant.core.rule import SoftmaxRule
 from regardant.core.supports import Supports
-from tests.contract.sound import DenseRule, Near, PlainSoftmax, RunningMean, Squeeze, Sum
+from tests.contract.sound import DenseRule, PlainSoftmax, RunningMean, Sum
 
 SELF_ONLY = Supports(
     noncausal=False, cross=False, causal_cross=False, step=False, pattern=False, padding=False, grouped=False,
@@ -304,105 +304,3 @@ class QueriesMix(PlainSoftmax):
     def project(self, x, context=None, *, offset=0):
         q, k, v = super().project(x, context, offset=offset)
         return (q if context is None else q + 0.01 * q.mean(2, keepdim=True)), k, v
-
-
-class WiderThanDeclared(Near):
-    """Declares the 3×3 nearest and sees the 5×5 nearest."""
-
-    kernel = 5
-
-    def attend(self, q, k, v, *, pattern, **given):
-        return super().attend(q, k, v, pattern=replace(pattern, kernel=self.kernel), **given)
-
-    def attend_reference(self, q, k, v, *, pattern, **given):
-        return super().attend_reference(q, k, v, pattern=replace(pattern, kernel=self.kernel), **given)
-
-
-class NarrowerThanDeclared(WiderThanDeclared):
-    """Declares the 3×3 nearest and sees only itself."""
-
-    kernel = 1
-
-
-class ChoosesFromAfar(Near):
-    """Doubles where the whole map's largest first channel is small: a look without a gradient."""
-
-    def merge(self, heads, *, x, record=None):
-        far = (x[..., 0].amax(1) < 8).to(x.dtype) + 1
-        return super().merge(heads, x=x) * far[:, None, None]
-
-
-class BatchSqueeze(Squeeze):
-    """The mean goes over the batch, too."""
-
-    def weights(self, x):
-        return self.mix(x.mean((0, 2, 3))[None]).sigmoid()[:, :, None, None]
-
-
-class ChannelsTwice(Squeeze):
-    """Accepts a map of any number of channels and gates the first ones."""
-
-    def check_map(self, x):
-        super().check_map(x[:, : self.channels])
-
-    def weights(self, x):
-        first = super().weights(x[:, : self.channels])
-        return nn.functional.pad(first, (0, 0, 0, 0, 0, x.shape[1] - self.channels), value=1.0)
-
-
-class StripedGate(Squeeze):
-    """Reads a map's memory as if it were contiguous."""
-
-    def weights(self, x):
-        return super().weights(x.as_strided(x.shape, torch.empty(x.shape).stride()))
-
-
-FUTURE = "future leak: "
-BROKEN: dict[type, dict[str, str]] = {
-    WrongReference: {
-        "reference": "forward is off its reference by",
-        "gradients": "off the reference's by",
-        "values": "with scale=None and wide values forward is off its reference by",
-    },
-    NonFiniteGradients: {"gradients": "is not finite"},
-    DetachedKeys: {"gradients": "the gradient of to_k.weight is off the reference's by"},
-    OverflowingExponential: {"half precision": "float16 overflows on inputs of standard deviation 4"},
-    BatchCentred: {"batch": "batch cross-talk: changing the other samples moved sample 0 by"},
-    BlindToStrides: {"layout": "an input that is not contiguous gives something else"},
-    ForgetsABuffer: {"state dict": "something that matters is not in the state_dict"},
-    QuadraticTime: {"time": "but n^1 is declared"},
-    QuadraticMemory: {"memory": "but n^1 is declared"},
-    TakesAnyWidth: {"errors": "x of a wrong width is accepted in silence"},
-    SeesTheFuture: {"causality": "changing token 1 moved the output at position 0 by", "training": FUTURE},
-    BalancedSelection: {"causality": FUTURE + "changing token", "training": FUTURE},
-    ScalesByLength: {"causality": FUTURE + "leaving out the tokens from 1 on moved", "training": FUTURE},
-    CentresInTraining: {"training": FUTURE},
-    AlwaysCausal: {"noncausal": "never move when later tokens change"},
-    DriftingStep: {"step": "step 49 is off forward by"},
-    StepInPlace: {"step": "stepping the old state 0 again is off by"},
-    GrowingState: {"state": "so it grows as n^1.00"},
-    GrowingStep: {"decoding": "but the declared state allows n^0"},
-    SoftPadding: {"padding": "padding leak: changing the padded key", "right padding": "than alone"},
-    EmptyRows: {"padded rows": "nothing but padding gives values that are not finite"},
-    CountsPadding: {"right padding": "real tokens give something else with"},
-    WidensPatterns: {"pattern": "pattern leak: changing key"},
-    DeafPosition: {"position": "position='rotary' is taken and makes no difference"},
-    NarrowValues: {"values": "values (2, 2, 17, 11) gave an output (2, 2, 17, 8)"},
-    WrongGroups: {"grouped": "heads that share keys differ"},
-    IgnoresContext: {"cross": "the output does not move when the context changes"},
-    QueriesMix: {"causal cross": FUTURE},
-    WiderThanDeclared: {"receptive field": "which its receptive field does not hold"},
-    NarrowerThanDeclared: {"reach": "does not see"},
-    ChoosesFromAfar: {"receptive field": "changing what lies outside the field of"},
-    BatchSqueeze: {"batch": "batch cross-talk"},
-    ChannelsTwice: {"errors": "x of a wrong width is accepted in silence"},
-    StripedGate: {"layout": "gives something else"},
-    RemembersTheLast: {"stateless": "gives something else the second time"},
-}
-"""The properties that each one breaks, and a part of what the verdict says."""
-
-ALSO: dict[type, set[str]] = {
-    RemembersTheLast: {"reference", "causality", "step", "batch", "layout", "state dict"},
-    EmptyRows: {"reference", "gradients"},
-}
-"""What else falls with it: a layer that remembers gives no two equal answers to compare."""

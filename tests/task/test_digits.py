@@ -37,7 +37,9 @@ def test_noise_is_as_strong_as_asked_and_drawn_from_the_generator():
 def test_rows_are_the_images_top_to_bottom():
     rows, labels = DigitRows().batch(16, generator(1))
     train = read_digits()[0]
-    whole = {tuple(image.flatten().tolist()): label for image, label in zip(train.images, train.labels.tolist())}
+    whole = {
+        tuple(image.flatten().tolist()): label for image, label in zip(train.images, train.labels.tolist())
+    }
     for row, label in zip(rows, labels.tolist()):
         assert whole[tuple((16 * row).round().long().flatten().tolist())] == label
 

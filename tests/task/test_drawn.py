@@ -41,7 +41,9 @@ class TestTriggerCopy:
         inputs, targets = TriggerCopy().batch(4, generator())
         assert torch.equal(inputs[:, 1:], targets[:, :-1])
 
-    @pytest.mark.parametrize(("own", "word"), [({"share": 1.0}, "share is 1"), ({"distance": 0}, "distance is 0")])
+    @pytest.mark.parametrize(
+        ("own", "word"), [({"share": 1.0}, "share is 1"), ({"distance": 0}, "distance is 0")]
+    )
     def test_bad_input(self, own, word):
         with pytest.raises(ValueError, match=word):
             self.drawn(**own)
@@ -74,7 +76,9 @@ class TestReferencePatch:
         inside, union = task.metric(ground, classes)
         assert inside.tolist()[1:] == [0, 0] and (inside / union)[0] == (classes == 0).double().mean().float()
 
-    @pytest.mark.parametrize(("own", "word"), [({"squares": 16}, "squares is 16"), ({"colours": 1}, "colours is 1")])
+    @pytest.mark.parametrize(
+        ("own", "word"), [({"squares": 16}, "squares is 16"), ({"colours": 1}, "colours is 1")]
+    )
     def test_bad_input(self, own, word):
         with pytest.raises(ValueError, match=word):
             self.drawn(**own)
@@ -97,7 +101,7 @@ class TestForecast:
 
     def test_metric_is_the_mean_squared_error(self):
         task = Forecast()
-        past, future = task.batch(4, generator())
+        _, future = task.batch(4, generator())
         total, count = task.metric(future + 2, future)
         assert torch.isclose(total / count, torch.tensor(4.0))
         assert task.loss(future, future) == 0

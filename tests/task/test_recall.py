@@ -97,7 +97,7 @@ def test_validation_is_fixed_and_not_what_trainings_see():
 
 def test_metric_counts_labelled_positions_alone():
     task = Recall(vocabulary=128)
-    tokens, labels = task.batch(8, torch.Generator().manual_seed(0))
+    _, labels = task.batch(8, torch.Generator().manual_seed(0))
     right = torch.nn.functional.one_hot(labels.clamp(min=0), 128).float()
     hits, asked = task.metric(right, labels)
     assert (hits, asked) == (32, 32)

@@ -55,7 +55,7 @@ def test_the_record_passes_through_every_layer():
     record = Record()
     VectorModel(3, 2, [Noting] * 3, dim=8)(torch.randn(1, 4, 3), record=record)
     assert [int(width) for width in record.seen["widths"]] == [8, 8, 8]
-    assert record.loss() == pytest.approx(4.5)
+    assert record.loss().item() == pytest.approx(4.5)
 
 
 def test_a_classifier_reads_the_last_position():
@@ -101,7 +101,7 @@ def image_models():
     yield RasterImageModel(5, [SOFTMAX] * 2, dim=8, size=(4, 3))
 
 
-@pytest.mark.parametrize("model", image_models(), ids=["axial", "raster"])
+@pytest.mark.parametrize("model", list(image_models()), ids=["axial", "raster"])
 def test_a_pixel_is_predicted_from_those_before_it_in_raster_order(model):
     model = model.double()
     image = torch.randint(5, (4, 3), generator=torch.Generator().manual_seed(0))
