@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regardant.compare.clock import Timing, clock
+from regardant.core.errors import require
 
 Call = Callable[..., Tensor]
 
@@ -77,4 +78,5 @@ class Contest:
 
 
 def _distance(left: Tensor, right: Tensor) -> float:
+    require(left.shape == right.shape, f"outputs are {tuple(left.shape)} and {tuple(right.shape)}, not alike")
     return (left - right).abs().max().item()

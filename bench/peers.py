@@ -72,6 +72,10 @@ def pairs() -> list[Pair]:
         ),
         Pair("routing-transformer / routing-transformer", "routing-transformer", routing),
         Pair(
+            "routing-transformer, nearest / routing-transformer", "routing-transformer",
+            partial(routing, membership="nearest"),
+        ),
+        Pair(
             "routing-transformer, not causal / routing-transformer", "routing-transformer",
             partial(routing, causal=False),
         ),

@@ -19,7 +19,7 @@ DIM, HEADS = 256, 4
 
 
 class First(nn.Module):
-    """The first of what a layer returns: the output, without the loss or the cache beside it."""
+    """The first of what a layer returns: the output, without the loss beside it."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
@@ -43,10 +43,9 @@ def give(ours: nn.Module, **weights: Tensor) -> None:
 def softmax_against_x_transformers(length: int, *, causal: bool = True) -> Contest:
     from x_transformers.x_transformers import Attention
 
-    theirs = First(Attention(DIM, dim_head=DIM // HEADS, heads=HEADS, causal=causal, flash=True))
+    theirs = Attention(DIM, dim_head=DIM // HEADS, heads=HEADS, causal=causal, flash=True)
     ours = regardant.create("softmax", dim=DIM, heads=HEADS, causal=causal)
-    layer = theirs.layer
-    give(ours, q=layer.to_q.weight, k=layer.to_k.weight, v=layer.to_v.weight, out=layer.to_out.weight)
+    give(ours, q=theirs.to_q.weight, k=theirs.to_k.weight, v=theirs.to_v.weight, out=theirs.to_out.weight)
     return Contest.of_layers(ours, theirs, tokens(length), exact=ours.reference)
 
 
@@ -54,15 +53,18 @@ def gated_attention_against_x_transformers(length: int) -> Contest:
     """Both gate each head's values by the token; theirs with SDPA under the gate."""
     from x_transformers.x_transformers import Attention
 
-    theirs = First(
-        Attention(DIM, dim_head=DIM // HEADS, heads=HEADS, causal=True, flash=True, gate_value_heads=True)
+    theirs = Attention(
+        DIM, dim_head=DIM // HEADS, heads=HEADS, causal=True, flash=True, gate_value_heads=True
     )
     ours = regardant.create("gated-attention", dim=DIM, heads=HEADS, causal=True)
     return Contest.of_layers(ours, theirs, tokens(length), same=False)
 
 
 def sliding_window_against_local_attention(length: int, *, window: int = 256, causal: bool = True) -> Contest:
-    """Their window of w looks back at w tokens besides the query's own: ours is w + 1."""
+    """Their window of w looks back at w tokens besides the query's own: ours is w + 1.
+
+    Where w does not divide the length, and later tokens are seen, theirs attends to its own filling too.
+    """
     from local_attention.transformer import LocalMHA
 
     theirs = LocalMHA(
@@ -79,24 +81,30 @@ def sliding_window_against_local_attention(length: int, *, window: int = 256, ca
     return Contest.of_layers(ours, theirs, tokens(length), exact=ours.reference)
 
 
-def routing_against_routing_transformer(length: int, *, causal: bool = True) -> Contest:
-    """As many clusters as ours has at this length; queries and keys shared, which is their default when
-    causal."""
+def routing_against_routing_transformer(
+    length: int, *, causal: bool = True, membership: str = "balanced"
+) -> Contest:
+    """Every head routes, to as many clusters of as many members on both sides.
+
+    The peer's membership is balanced; queries and keys are shared, its default, when causal.
+    """
     from routing_transformer.routing_transformer import SelfAttention
 
-    # Theirs wants a window that divides the length: the power of two nearest to its square root.
-    window = 1 << round((length.bit_length() - 1) / 2)
+    # Theirs wants a window that divides the length: a power of two next to its square root.
+    window = 1 << length.bit_length() // 2
     theirs = First(
         SelfAttention(
             DIM, depth=1, max_seq_len=length, heads=HEADS, local_attn_heads=0, window_size=window,
             causal=causal, shared_qk=causal,
         )
     )  # fmt: skip
-    theirs.layer.global_attn.kmeans.register_buffer("initted", torch.tensor(False))
+    # The first call lays out the centroids.
     theirs(tokens(length))
-    theirs.eval()
-    ours = regardant.create("routing-transformer", dim=DIM, heads=HEADS, causal=causal).eval()
-    return Contest.of_layers(ours, theirs, tokens(length), same=False)
+    ours = regardant.create(
+        "routing-transformer", dim=DIM, heads=HEADS, causal=causal, membership=membership, local_heads=0,
+        clusters=length // window, window=window,
+    )  # fmt: skip
+    return Contest.of_layers(ours.eval(), theirs.eval(), tokens(length), same=False)
 
 
 def axial_against_axial_attention(length: int) -> Contest:

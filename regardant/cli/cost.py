@@ -117,6 +117,7 @@ def cost(
         for table in made:
             print(f"\n{table.title}")
             print_table(table.columns, table.rows, right=table.columns[1:])
+            print(*table.notes, sep="\n", end="\n" if table.notes else "")
     print(f"\nfigures: {out / 'cost.jsonl'}\ntables: {out / 'cost.md'}", file=sys.stderr)
 
 

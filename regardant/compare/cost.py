@@ -29,7 +29,8 @@ class Cost:
     """Measures into a journal, or finds there what was measured before.
 
     A point has `budget` seconds of repetitions. A run that might take more than `longest` seconds, going
-    by the shorter lengths, is left out, and said to be. `progress` hears how many figures are known, how many are asked for, and what is done now.
+    by the shorter lengths, is left out, and said to be. `progress` hears how many figures are known, how
+    many are asked for, and what is done now.
     """
 
     def __init__(

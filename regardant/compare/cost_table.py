@@ -9,20 +9,23 @@ from regardant.compare.measurement import Measurement, growth
 
 YARDSTICK = "softmax"
 NONE = "-"
+LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under columns; all columns but the first hold numbers."""
+    """Rows of text under columns, and notes below; all columns but the first hold numbers."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
 
     def markdown(self) -> str:
         rule = ("---", *("---:" for _ in self.columns[1:]))
         lines = (self.columns, rule, *self.rows)
-        return f"## {self.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        return f"## {self.title}\n\n{table}" + "".join(f"\n{note}\n" for note in self.notes)
 
 
 def tables(measurements: Iterable[Measurement]) -> list[Table]:
@@ -38,18 +41,22 @@ def tables(measurements: Iterable[Measurement]) -> list[Table]:
 def _runs(title: str, systems: dict[str, list[Measurement]]) -> Table:
     lengths = sorted({each.length for own in systems.values() for each in own})
     with_memory = any(each.quantity == "bytes" for own in systems.values() for each in own)
-    columns = ("system", *(f"{length:,}" for length in lengths), "time ~ n^", "faster from")
+    columns = ("system", *(f"{length:,}" for length in lengths), "time ~ n^", "at the end", "faster from")
     if with_memory:
         columns += (f"MB at {lengths[-1]:,}", "memory ~ n^")
     rows = []
     for name, own in systems.items():
         phase, times, sizes = own[0].phase, _by_length(own, "seconds"), _by_length(own, "bytes")
         row = [name, *(_milliseconds(times.get(length)) for length in lengths)]
-        row += [_growth(own, phase, "seconds"), _crossover(times, systems.get(YARDSTICK), name)]
+        row += [*_growth(own, phase, "seconds"), _crossover(times, systems.get(YARDSTICK), name)]
         if with_memory:
-            row += [_megabytes(sizes.get(lengths[-1])), _growth(own, phase, "bytes")]
+            row += [_megabytes(sizes.get(lengths[-1])), _growth(own, phase, "bytes")[0]]
         rows.append(tuple(row))
-    return Table(title, columns, tuple(rows))
+    absent = [
+        each for own in systems.values() for each in own if each.left_out and each.quantity == "seconds"
+    ]
+    notes = [f"{LEFT_OUT}: {each.system} at {each.length:,}, {each.left_out}." for each in absent]
+    return Table(title, columns, tuple(rows), tuple(notes))
 
 
 def _decoding(systems: dict[str, list[Measurement]]) -> Table:
@@ -73,21 +80,22 @@ def _by_length(own: Sequence[Measurement], quantity: str) -> dict[int, Measureme
     return {each.length: each for each in own if each.quantity == quantity}
 
 
-def _growth(own: Sequence[Measurement], phase: str, quantity: str) -> str:
+def _growth(own: Sequence[Measurement], phase: str, quantity: str) -> tuple[str, str]:
+    """The exponent over all lengths, and between the last two."""
     found = growth(own, phase=phase, quantity=quantity)
-    return NONE if found is None else str(found)
+    return (NONE, NONE) if found is None else (str(found), f"{found.last:.2f}")
 
 
 def _milliseconds(entry: Measurement | None) -> str:
     if entry is None:
         return NONE
-    return entry.left_out or f"{entry.seconds * 1e3:.3g}"
+    return LEFT_OUT if entry.left_out else f"{entry.seconds * 1e3:.3g}"
 
 
 def _megabytes(entry: Measurement | None) -> str:
     if entry is None:
         return NONE
-    return entry.left_out or f"{entry.bytes / 1e6:.1f}"
+    return LEFT_OUT if entry.left_out else f"{entry.bytes / 1e6:.1f}"
 
 
 def _crossover(times: dict[int, Measurement], yardstick: Sequence[Measurement] | None, name: str) -> str:

@@ -85,12 +85,20 @@ def code(name: str) -> str:
     return sha256(" ".join(map(source.fingerprint, modules)).encode()).hexdigest()[:16]
 
 
+NOISE = 2**20
+"""Bytes. The system counts a process's pages by processor, and knows their sum only so well."""
+
+
 def growth(measurements: Iterable[Measurement], *, phase: str, quantity: str) -> Growth | None:
-    """How a system's time (of the least disturbed repetition) or memory grows; None below two points."""
+    """How a system's time (of the least disturbed repetition) or memory (above the noise) grows.
+
+    None where there are less than two points.
+    """
     points = [
         (each.length, each.best if quantity == "seconds" else each.bytes)
         for each in measurements
         if each.phase == phase and each.quantity == quantity
     ]
-    points = [(length, value) for length, value in points if value]
+    least = NOISE if quantity == "bytes" else 0
+    points = [(length, value) for length, value in points if value is not None and value > least]
     return fit(*zip(*points)) if len(points) > 1 else None

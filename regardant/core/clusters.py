@@ -68,7 +68,8 @@ def attend_nearest(
     if window == 1:
         alone = torch.ones_like(alone)
     sees = same & ((step > 0) & (step < window)) | (step == 0) & alone[..., None]
-    keys, values = (torch.cat([F.pad(rows[:, :, :-1], (0, 0, 0, 0, 1, 0)), rows], dim=3) for rows in (x, v))
+    # Every block with the one before it; before the first stands the last, which it does not see.
+    keys, values = (torch.cat([rows.roll(1, dims=2), rows], dim=3) for rows in (x, v))
     out = F.scaled_dot_product_attention(
         x.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1), sees.flatten(0, 1), scale=scale
     )

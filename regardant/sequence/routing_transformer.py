@@ -119,23 +119,28 @@ class RoutingAttention(MultiHead):
         super().check_inputs(x, context, padding)
 
     def project(self, x, context=None, *, offset=0):
-        x, local = self.position.embed(x, offset), self.local_heads
+        x = self.position.embed(x, offset)
         source = x if context is None else context
         q, v = (
             linear(rows).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for linear, rows in ((self.to_q, x), (self.to_v, source))
         )
-        k = q[:, :0]
+        local_q, routed_q = self._split(q)
+        k, routed_q = local_q, _sphere(routed_q)
         if self.to_k is not None:
             k = self.to_k(source).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        local_q, local_k = (self.position.turn(rows[:, :local], offset) for rows in (q, k))
-        routed_q = _sphere(q[:, local:])
-        routed_k = routed_q if self.causal else _sphere(k[:, local:])
+        local_k, routed_k = (k, routed_q) if self.causal else self._split(k)
+        local_q, local_k = (self.position.turn(rows, offset) for rows in (local_q, local_k))
+        routed_k = routed_k if self.causal else _sphere(routed_k)
         return torch.cat([local_q, routed_q], dim=1), torch.cat([local_k, routed_k], dim=1), v
 
+    def _split(self, rows: Float[Tensor, "b h n d"]) -> tuple[Tensor, Tensor]:
+        """The local heads and the routed ones."""
+        return rows.split([self.local_heads, self.heads - self.local_heads], dim=1)
+
     def attend(self, q, k, v, *, x, pattern, padding=None, record=None):
-        real, near = split_padding(pattern)[1], self._near(self.rule, q, k, v, pattern)
-        q, k, v = (rows[:, self.local_heads :] for rows in (q, k, v))
+        local, (q, k, v) = zip(*(self._split(rows) for rows in (q, k, v)))
+        real, near = split_padding(pattern)[1], self._near(self.rule, *local, pattern)
         if self.membership == "nearest":
             clusters = self.centroids.nearest(q)
             if real is not None:  # padding keeps to itself
@@ -158,7 +163,6 @@ class RoutingAttention(MultiHead):
         """What the local heads, if any, make of their window."""
         if not self.local_heads:
             return []
-        q, k, v = (rows[:, : self.local_heads] for rows in (q, k, v))
         return [rule(q, k, v, pattern=both(pattern, Window(self.window)), scale=self.scale)]
 
     @property
@@ -184,8 +188,8 @@ class RoutingAttention(MultiHead):
             record.defer(self.centroids, lambda: self.centroids.directions.copy_(moved))
 
     def attend_reference(self, q, k, v, *, x, pattern, padding=None):
-        real, near = split_padding(pattern)[1], self._near(self.rule.reference, q, k, v, pattern)
-        q, k, v = (rows[:, self.local_heads :] for rows in (q, k, v))
+        local, (q, k, v) = zip(*(self._split(rows) for rows in (q, k, v)))
+        real, near = split_padding(pattern)[1], self._near(self.rule.reference, *local, pattern)
         total, copies = v.new_zeros(*q.shape[:3], v.shape[-1]), v.new_zeros(*q.shape[:3], 1)
         for cluster in range(self.centroids.directions.shape[1]):
             if self.membership == "nearest":

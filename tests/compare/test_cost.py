@@ -78,11 +78,9 @@ def test_decoding_has_seconds_and_the_state(tmp_path):
 
 def test_a_run_that_would_take_too_long_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_once", lambda call, workload: 1.0)
-    found, _ = measure(tmp_path / "cost.jsonl", "Small", lengths=(64, 128, 256), phases=("forward",))
-    assert [each.left_out for each in found] == [None, None, None]
-    found, _ = measure(tmp_path / "other.jsonl", "Small", lengths=(64, 192, 384), phases=("forward",))
-    assert [each.left_out for each in found] == [None, "a run might take 9 s", "a run might take 9 s"]
-    assert len(list(Journal(tmp_path / "other.jsonl"))) == 1
+    found, _ = measure(tmp_path / "cost.jsonl", "Small", lengths=(64, 96, 192, 384), phases=("forward",))
+    assert [each.left_out for each in found] == [None, None, "a run might take 4 s", "a run might take 4 s"]
+    assert len(list(Journal(tmp_path / "cost.jsonl"))) == 2
 
 
 def test_a_run_that_takes_too_much_memory_is_left_out(tmp_path):
@@ -125,8 +123,17 @@ def test_tables_tell_growth_and_where_softmax_is_overtaken():
     found += [figure("sliding-window", n, n * 5e-7) for n in (100, 1000, 10000)]
     found += [figure("aaren", n, 1e-4, "decode") for n in (100, 10000)]
     runs, decoding = tables(found)
-    assert runs.columns == ("system", "100", "1,000", "10,000", "time ~ n^", "faster from")
-    assert runs.rows[0] == ("softmax", "0.01", "1", "100", "2.00 ± 0.00", "-")
-    assert runs.rows[1] == ("sliding-window", "0.05", "0.5", "5", "1.00 ± 0.00", "1,000")
+    assert runs.columns == ("system", "100", "1,000", "10,000", "time ~ n^", "at the end", "faster from")
+    assert runs.rows[0] == ("softmax", "0.01", "1", "100", "2.00 ± 0.00", "2.00", "-")
+    assert runs.rows[1] == ("sliding-window", "0.05", "0.5", "5", "1.00 ± 0.00", "1.00", "1,000")
     assert decoding.rows == (("aaren", "100", "100", "1.00", "640.0", "100.00"),)
-    assert "| sliding-window | 0.05 | 0.5 | 5 | 1.00 ± 0.00 | 1,000 |" in runs.markdown()
+    assert "| sliding-window | 0.05 | 0.5 | 5 | 1.00 ± 0.00 | 1.00 | 1,000 |" in runs.markdown()
+
+
+def test_what_was_left_out_is_said_below_the_table():
+    long = Measurement(
+        **asdict(figure("softmax", 10**6, None)) | dict(best=None, left_out="a run might take 9 s")
+    )
+    (runs,) = tables([figure("softmax", 100, 1e-3), figure("softmax", 1000, 1e-1), long])
+    assert runs.rows[0][3:5] == ("left out", "2.00")
+    assert runs.notes == ("left out: softmax at 1,000,000, a run might take 9 s.",)

@@ -1,0 +1,85 @@
+import pytest
+
+from bench import peers
+from bench.peers import Pair
+from bench.results_file import Results
+
+
+def row(ratio, best, *, does_less=False):
+    phase = {"ours": {}, "theirs": {}, "ratio": ratio, "ratio_of_best": best}
+    return {"pair": "a / b", "length": 512, "does_less": does_less, "forward": phase, "code": "1"}
+
+
+def test_rows_are_kept_and_code_that_changed_makes_them_missing(tmp_path):
+    Results("peers", folder=tmp_path).put("one", row(1.0, 1.0))
+    again = Results("peers", folder=tmp_path)
+    assert again.rows == {"one": row(1.0, 1.0)}
+    assert again.has("one", "1")
+    assert not again.has("one", "2")
+    assert not again.has("two", "1")
+    assert Results("peers", folder=tmp_path, fresh=True).rows == {}
+
+
+@pytest.mark.parametrize(
+    ("its", "told"),
+    [
+        (row(0.9, 0.9), True),
+        (row(0.985, 0.985), False),
+        (row(1.2, 0.9), False),
+        (row(0.5, 0.5, does_less=True), False),
+    ],
+)
+def test_behind_is_where_median_and_best_are(tmp_path, its, told):
+    results = Results("peers", folder=tmp_path)
+    results.put("a / b at 512", its)
+    assert bool(peers.behind(results)) is told
+    assert ("Behind: nowhere." in peers.table(results)) is not told
+    assert f"| a / b | {its['forward']['ratio']:.2f} |" in peers.table(results)
+
+
+def test_what_is_on_file_is_not_measured_again(tmp_path, monkeypatch):
+    compared = []
+    monkeypatch.setattr(peers, "code", lambda system: "1")
+    monkeypatch.setattr(peers, "compare", lambda pair, length: compared.append(length) or row(1.0, 1.0))
+    monkeypatch.setattr(peers, "describe", lambda name, row: name)
+    results, pair = Results("peers", folder=tmp_path), Pair("a / b", "softmax", None)
+    assert peers.measure(results, [pair], [512, 128], seconds=60)
+    assert compared == [128, 512]
+    assert peers.measure(Results("peers", folder=tmp_path), [pair], [512, 128, 256], seconds=60)
+    assert compared == [128, 512, 256]
+    assert not peers.measure(results, [pair], [64], seconds=-1)
+
+
+def test_names_are_unique():
+    names = [pair.name for pair in peers.pairs()]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("softmax / x-transformers", "x_transformers"),
+        ("sliding-window 256 / local-attention", "local_attention"),
+        ("sliding-window 256, not causal / local-attention", "local_attention"),
+        ("axial-transformer / axial-attention", "axial_attention"),
+    ],
+)
+def test_same_weights_give_the_same_outputs(name, package):
+    pytest.importorskip(package)
+    pair = next(pair for pair in peers.pairs() if pair.name == name)
+    found = pair.contest(1024).differences()
+    assert max(found.values()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("gated-attention / x-transformers", "x_transformers"),
+        ("routing-transformer / routing-transformer", "routing_transformer"),
+        ("flowformer, not causal / linear-attention-transformer", "linear_attention_transformer"),
+    ],
+)
+def test_other_mathematics_runs_on_the_same_shapes(name, package):
+    pytest.importorskip(package)
+    contest = next(pair for pair in peers.pairs() if pair.name == name).contest(256)
+    assert contest.ours(*contest.inputs).shape == contest.theirs(*contest.inputs).shape
