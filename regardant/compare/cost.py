@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from time import perf_counter
 
 import torch
@@ -84,7 +83,7 @@ class Cost:
         """A phase at every length: the peaks one by one, then the times by turns."""
         by_quantity = {(blank.length, blank.quantity): blank for blank in blanks}
         calls, before, reason = {}, None, None
-        workload.run(blanks[0].phase, workload.draw(SHORT))
+        workload.call(blanks[0].phase, SHORT)()
         for length in sorted({blank.length for blank in blanks}):
             size, time = by_quantity.get((length, "bytes")), by_quantity[length, "seconds"]
             reason = reason or self._too_long(before, length) or self._peak(workload, size, meter)
@@ -95,7 +94,7 @@ class Cost:
             if self._has(time):
                 before = (length, self.known[time.identity].best)
                 continue
-            calls[length] = partial(workload.run, time.phase, workload.draw(length))
+            calls[length] = workload.call(time.phase, length)
             before = (length, _once(calls[length], workload))
         for length, timing in clock(calls, budget=self.budget, device=workload.setting.device, warm=True):
             self._remember(by_quantity[length, "seconds"].filled(timing=timing))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from time import perf_counter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from regardant.compare.clock import Timing, wait_for
 from regardant.compare.workload import Workload
@@ -21,9 +21,9 @@ def clock_steps(
     workload: Workload, positions: Sequence[int], *, budget: float = 0.5, least: int = 40
 ) -> dict[int, tuple[Timing, int]]:
     """At each position the timing of a step and the bytes of the state there. The positions take turns."""
-    layer, tokens = workload.layer, workload.draw(max(*positions, STEPS))
+    layer, tokens = workload.layer(max(positions)), workload.draw(max(*positions, STEPS))
     synchronize = wait_for(tokens.device)
-    states = _reach(workload, tokens, sorted(set(positions)))
+    states = _reach(layer, tokens, sorted(set(positions)))
     found = {position: state.nbytes for position, state in states.items()}
     seconds: dict[int, list[float]] = {position: [] for position in states}
     warm = False
@@ -41,9 +41,8 @@ def clock_steps(
     return {position: (Timing.of(seconds[position]), found[position]) for position in states}
 
 
-def _reach(workload: Workload, tokens: Tensor, positions: Sequence[int]) -> dict[int, State]:
+def _reach(layer: nn.Module, tokens: Tensor, positions: Sequence[int]) -> dict[int, State]:
     """The state behind so many tokens: by `prefill` where the layer has it, else step by step."""
-    layer = workload.layer
     if hasattr(layer, "prefill"):
         return {position: layer.prefill(tokens[:, :position])[1] for position in positions}
     states, state, at = {}, layer.start(tokens.shape[0]), 0

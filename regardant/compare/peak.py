@@ -45,18 +45,18 @@ class OutOfMemory(Exception):
 
 def rise(workload: Workload, phase: str, length: int) -> int:
     """Bytes that running once takes at its peak, in this process and on this device."""
-    workload.run(phase, workload.draw(SHORT))
-    x = workload.draw(length)
+    workload.call(phase, SHORT)()
+    call = workload.call(phase, length)
     device = torch.device(workload.setting.device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        workload.run(phase, x)
+        call()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     before = reset_peak()
-    workload.run(phase, x)
+    call()
     return max(peak() - before, 0)
 
 

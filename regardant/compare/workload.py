@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from math import isqrt
@@ -87,22 +88,34 @@ def map_size(length: int) -> tuple[int, int]:
 
 
 class Workload:
-    """A layer, and calls of it at any length."""
+    """A system's layer, and calls of it at any length.
+
+    A class that takes a `length`, the length to expect, is made anew for each; all others once.
+    """
 
     def __init__(self, setting: Setting):
         self.setting, self.kind = settle(setting), kind_of(setting.system)
-        own = (
-            dict(channels=setting.dim) if self.kind == "gate" else dict(dim=setting.dim, heads=setting.heads)
-        )
+        self._constructor = resolve(setting.system)
+        config: dict[str, Any] = dict(dim=setting.dim, heads=setting.heads)
+        if self.kind == "gate":
+            config = dict(channels=setting.dim)
         if self.kind == "sequence":
-            own["causal"] = self.setting.causal
-        constructor = resolve(setting.system)
-        catalog.bind(setting.system, constructor, own)
-        with torch.random.fork_rng():
-            torch.manual_seed(setting.seed)
-            layer: nn.Module = constructor(**own)
-        self.dtype = getattr(torch, setting.dtype)
-        self.layer = layer.to(device=setting.device, dtype=self.dtype)
+            config["causal"] = self.setting.causal
+        catalog.bind(setting.system, self._constructor, config)
+        self._config, self._layers = config, {}
+        self._expects = "length" in catalog.keywords(self._constructor)[0]
+        self.layer(1)
+
+    def layer(self, length: int) -> nn.Module:
+        """The layer, as it is made for so many positions."""
+        key = length if self._expects else None
+        if key not in self._layers:
+            expected = {} if key is None else dict(length=length)
+            with torch.random.fork_rng():
+                torch.manual_seed(self.setting.seed)
+                made = self._constructor(**self._config, **expected)
+            self._layers[key] = made.to(device=self.setting.device, dtype=getattr(torch, self.setting.dtype))
+        return self._layers[key]
 
     def draw(self, length: int) -> Tensor:
         """An input of so many positions."""
@@ -111,19 +124,14 @@ class Workload:
             height, width = map_size(length)
             shape = (height, width, shape[1]) if self.kind == "grid" else (shape[1], height, width)
         generator = torch.Generator().manual_seed(self.setting.seed + length)
-        return torch.randn(self.setting.batch, *shape, generator=generator).to(
-            self.setting.device, self.dtype
-        )
+        x = torch.randn(self.setting.batch, *shape, generator=generator)
+        return x.to(self.setting.device, getattr(torch, self.setting.dtype))
 
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.layer(x)
-
-    def backward(self, x: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Forward, and the gradients of the input and of every parameter."""
-        x = x.detach().requires_grad_()
-        wanted = [x, *(weight for weight in self.layer.parameters() if weight.requires_grad)]
-        return torch.autograd.grad(self.layer(x), wanted, grad, allow_unused=True)
-
-    def run(self, phase: str, x: Tensor) -> object:
-        return self.forward(x) if phase == "forward" else self.backward(x, x)
+    def call(self, phase: str, length: int) -> Callable[[], object]:
+        """Forward at a length, or (`backward`) with the gradients of the input and of every parameter."""
+        layer, x = self.layer(length), self.draw(length)
+        if phase == "forward":
+            return torch.no_grad()(lambda: layer(x))
+        grad = torch.randn_like(x)
+        wanted = [x.requires_grad_(), *(weight for weight in layer.parameters() if weight.requires_grad)]
+        return lambda: torch.autograd.grad(layer(x), wanted, grad, allow_unused=True)

@@ -25,7 +25,7 @@ def test_only_what_steps_decodes():
 
 def test_the_seed_settles_weights_and_inputs():
     first, again = (Workload(Setting("softmax", dim=8, heads=2, seed=3)) for _ in range(2))
-    assert torch.equal(first.layer.to_q.weight, again.layer.to_q.weight)
+    assert torch.equal(first.layer(5).to_q.weight, again.layer(5).to_q.weight)
     assert torch.equal(first.draw(5), again.draw(5))
     other = Workload(Setting("softmax", dim=8, heads=2, seed=4))
     assert not torch.equal(first.draw(5), other.draw(5))
@@ -47,10 +47,18 @@ def test_inputs_have_the_shape_of_their_kind(name, shape):
     workload = Workload(Setting(name, dim=8, heads=2))
     x = workload.draw(12)
     assert x.shape == shape
-    assert workload.forward(x).shape == shape
-    grads = workload.backward(x, x)
+    assert workload.call("forward", 12)().shape == shape
+    grads = workload.call("backward", 12)()
     assert grads[0].shape == shape
     assert all(grad is not None for grad in grads)
+
+
+def test_a_layer_that_wants_to_know_the_length_is_told():
+    workload = Workload(Setting("routing-transformer", dim=8, heads=2))
+    assert [workload.layer(n).window for n in (64, 256)] == [8, 16]
+    assert workload.layer(64) is workload.layer(64)
+    same = Workload(Setting("softmax", dim=8, heads=2))
+    assert same.layer(64) is same.layer(256)
 
 
 @pytest.mark.parametrize("name", ["nowhere:Layer", "small_layers:Missing", "softmaxx"])

@@ -30,7 +30,9 @@ def test_equals_the_plain_equation(n, block):
     q, k, v, log_decay, state = draw(n, batch=1 + n % 2)
     out, last = decayed_linear(q, k, v, log_decay, state=state, return_state=True, block=block)
     stepped, stepped_last = state_by_steps(q, k, v, log_decay, state)
-    torch.testing.assert_close(out, decayed_linear_reference(q, k, v, log_decay, state=state), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        out, decayed_linear_reference(q, k, v, log_decay, state=state), rtol=0, atol=1e-9
+    )
     torch.testing.assert_close(out, stepped, rtol=0, atol=1e-9)
     torch.testing.assert_close(last, stepped_last, rtol=0, atol=1e-9)
 
