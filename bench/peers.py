@@ -20,6 +20,7 @@ import torch
 
 from bench import peers_flex, peers_layers
 from bench.contest import Contest
+from bench.quiet import ENOUGH, Quiet
 from bench.results_file import Results
 from regardant.compare.measurement import code
 
@@ -104,8 +105,7 @@ def pairs() -> list[Pair]:
 
 def measure(results: Results, chosen: Iterable[Pair], lengths: Iterable[int], *, seconds: float) -> bool:
     """Fill in what is missing, shortest lengths first; False when the time was up before the end."""
-    end = monotonic() + seconds
-    chosen = list(chosen)
+    end, quiet, chosen = monotonic() + seconds, Quiet(), list(chosen)
     for length in sorted(lengths):
         for pair in chosen:
             name = f"{pair.name} at {length}"
@@ -114,18 +114,18 @@ def measure(results: Results, chosen: Iterable[Pair], lengths: Iterable[int], *,
                 continue
             if monotonic() > end:
                 return False
-            row = compare(pair, length) | {"code": its}
-            results.put(name, row)
+            torch.manual_seed(0)
+            contest = pair.contest(length)
+            row, share = quiet.watch(partial(compare, contest))
+            about = {"pair": pair.name, "length": length, "does_less": pair.does_less}
+            results.put(name, row := about | row | {"quiet": share, "code": its})
             print(describe(name, row), flush=True)
     return True
 
 
-def compare(pair: Pair, length: int) -> dict[str, Any]:
-    torch.manual_seed(0)
-    contest = pair.contest(length)
-    row: dict[str, Any] = {"pair": pair.name, "length": length, "same_weights": contest.same}
-    row["does_less"] = pair.does_less
-    row["differences"] = contest.differences()
+def compare(contest: Contest) -> dict[str, Any]:
+    """How far the outputs differ, and the ratios."""
+    row: dict[str, Any] = {"same_weights": contest.same, "differences": contest.differences()}
     for phase in contest.phases():
         ours, theirs = contest.clock(phase)
         row[phase] = {
@@ -144,6 +144,8 @@ def describe(name: str, row: dict[str, Any]) -> str:
                 f"{phase} {its['ours']['median'] * 1e3:.2f} against {its['theirs']['median'] * 1e3:.2f} ms "
                 f"({its['ratio']:.2f}, best {its['ratio_of_best']:.2f}, of {its['ours']['repetitions']})"
             )
+    if row["quiet"] < ENOUGH:
+        parts.append(f"beside other work: {row['quiet']:.0%} of the machine")
     if row["differences"]:
         parts.append("differences " + ", ".join(f"{k} {v:.1e}" for k, v in row["differences"].items()))
     return "; ".join(parts)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.quiet import ENOUGH
 from regardant.compare.journal import write_whole
 from regardant.compare.machine import machine, versions
 
@@ -15,7 +16,7 @@ FOLDER = Path(__file__).resolve().parent / "results"
 
 
 class Results:
-    """Rows by name. `about` says which code a row is of; a row of other code counts as missing."""
+    """Rows by name. A row of other code, or measured while the machine was busy, counts as missing."""
 
     def __init__(self, script: str, *packages: str, folder: Path = FOLDER, fresh: bool = False):
         where = machine()
@@ -27,7 +28,8 @@ class Results:
             self.rows = json.loads(self.path.read_text(encoding="utf-8"))["rows"]
 
     def has(self, name: str, code: str) -> bool:
-        return name in self.rows and self.rows[name].get("code") == code
+        row = self.rows.get(name, {})
+        return row.get("code") == code and row.get("quiet", 0) >= ENOUGH
 
     def put(self, name: str, row: Mapping[str, Any]) -> None:
         self.rows[name] = dict(row)

@@ -21,6 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from bench import limits, peers_flex
 from bench.limits import Limits
+from bench.quiet import Quiet
 from bench.results_file import Results
 from regardant.compare.clock import Timing, clock
 from regardant.compare.decoding import clock_steps
@@ -247,18 +248,21 @@ def main() -> None:
     words = [word.strip() for word in asked.only.split(",") if word.strip()]
     chosen = [each for each in targets() if not words or any(word in each.name for word in words)]
     results, its = Results("targets"), code("lightning-attention-2")
-    end, peaks, done = monotonic() + asked.seconds, None, True
+    end, peaks, quiet, done = monotonic() + asked.seconds, None, None, True
     for target in chosen:
         if not asked.fresh and results.has(target.name, its):
             continue
         if monotonic() > end:
             done = False
             break
-        peaks = peaks or limits.measure()
-        value, timings = target.measure(peaks)
-        row = {"value": value, "verdict": target.verdict(value), "code": its, "limits": asdict(peaks)}
+        if peaks is None:
+            quiet = Quiet()
+            peaks = quiet.watch(limits.measure)[0]
+        (value, timings), share = quiet.watch(partial(target.measure, peaks))
+        row = {"value": value, "verdict": target.verdict(value), "quiet": share, "code": its}
+        row["limits"] = asdict(peaks)
         results.put(target.name, row | {"timings": {name: asdict(its) for name, its in timings.items()}})
-        print(f"{target.name}: {value:.3g} ({target.verdict(value)})", flush=True)
+        print(f"{target.name}: {value:.3g} ({target.verdict(value)}, {share:.0%} of the machine)", flush=True)
     text = table(results.rows, results.about)
     print(f"\n{text}\n{results.path} and {results.write_beside(text)}")
     if not done:

@@ -112,16 +112,11 @@ class Decay(NamedTuple):
         powers = torch.exp(logs * age[: run.size + 1])
         within = triangle(powers[..., :-1])[:, :, None]
         across = triangle(torch.exp(logs * run.size * age[: run.blocks])).roll(-1, dims=-1)
-        since, until, step = (
-            powers[..., None, 1:, None],
-            powers[..., None, :-1, None].flip(3),
-            powers[..., -1:, None],
-        )
-        return (
-            cls(within, None, None, step, across)
-            if log_decay is None
-            else cls(within, since, until, step, across)
-        )
+        step = powers[..., -1:, None]
+        if log_decay is None:
+            return cls(within, None, None, step, across)
+        since, until = powers[..., None, 1:, None], powers[..., None, :-1, None].flip(3)
+        return cls(within, since, until, step, across)
 
 
 def triangle(powers: Float[Tensor, "*h c"]) -> Float[Tensor, "*h c c"]:

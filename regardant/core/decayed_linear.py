@@ -89,16 +89,16 @@ def decayed_linear_step(
 
     A few microseconds in all, so the calls are counted: nothing here is done twice or checked.
     """
+    if q.dtype != state.dtype or (log_decay is not None and log_decay.dtype != state.dtype):
+        exact = [x if x is None else x.to(state.dtype) for x in (q, k, v, state, log_decay)]
+        out, state = decayed_linear_step(*exact)
+        return out.to(q.dtype), state
     _, h, d, e = state.shape
-    dtype = q.dtype
-    if dtype != state.dtype:
-        q, k, v = q.to(state.dtype), k.to(state.dtype), v.to(state.dtype)
     if k.shape[1] != h:
         k, v = (x.repeat_interleave(h // x.shape[1], dim=1) for x in (k, v))
     kept = state.clone() if log_decay is None else state * log_decay.exp().view(h, 1, 1)
     flat = kept.view(-1, d, e).baddbmm_(k.reshape(-1, d, 1), v.reshape(-1, 1, e))
-    out = torch.bmm(q.reshape(-1, 1, d), flat).view(-1, h, e)
-    return (out if dtype == state.dtype else out.to(dtype)), kept
+    return torch.bmm(q.reshape(-1, 1, d), flat).view(-1, h, e), kept
 
 
 class _DecayedLinear(torch.autograd.Function):
@@ -243,7 +243,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Ten
     require(v.shape == (b, g, n, e), f"v has shape {tuple(v.shape)}, but k takes [{b}, {g}, {n}, e]")
     require(h % g == 0, f"k and v have {g} heads, but their number must divide the {h} heads of q")
     if log_decay is not None:
-        require(log_decay.shape == (h,), f"log_decay has shape {tuple(log_decay.shape)}, not [{h}]")
+        require(log_decay.shape == (h,), f"log_decay has shape {tuple(log_decay.shape)}, but q takes [{h}]")
     if state is not None:
         require(
             state.shape == (b, h, d, e),

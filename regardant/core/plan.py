@@ -211,8 +211,7 @@ def _fused(asked: _Asked) -> _Way | str:
     if sees.real is not None or sees.offset:
         return _Way("fused", "causal in blocks of rows, masked for what is not real", [_row_blocks(sees)])
     if asked.kind == "cpu" and sees.queries == n and n in TILED_CAUSAL:
-        rows = 256 if 384 < n <= 512 else 192
-        tiles = [causal_tiles(n, rows, like=asked.like)]
+        tiles = [causal_tiles(n, 128 if n <= 384 else 192, like=asked.like)]
         reason = "causal in blocks of rows, each with just its keys"
         return _Way("fused", reason, tiles)
     return _Way("fused", "the kernel knows causal")

@@ -7,7 +7,14 @@ from bench.results_file import Results
 
 def row(ratio, best, *, does_less=False):
     phase = {"ours": {}, "theirs": {}, "ratio": ratio, "ratio_of_best": best}
-    return {"pair": "a / b", "length": 512, "does_less": does_less, "forward": phase, "code": "1"}
+    return {
+        "pair": "a / b",
+        "length": 512,
+        "does_less": does_less,
+        "forward": phase,
+        "code": "1",
+        "quiet": 1.0,
+    }
 
 
 def test_rows_are_kept_and_code_that_changed_makes_them_missing(tmp_path):
@@ -17,6 +24,8 @@ def test_rows_are_kept_and_code_that_changed_makes_them_missing(tmp_path):
     assert again.has("one", "1")
     assert not again.has("one", "2")
     assert not again.has("two", "1")
+    again.put("busy", row(1.0, 1.0) | {"quiet": 0.5})
+    assert not again.has("busy", "1")
     assert Results("peers", folder=tmp_path, fresh=True).rows == {}
 
 
@@ -40,9 +49,10 @@ def test_behind_is_where_median_and_best_are(tmp_path, its, told):
 def test_what_is_on_file_is_not_measured_again(tmp_path, monkeypatch):
     compared = []
     monkeypatch.setattr(peers, "code", lambda system: "1")
-    monkeypatch.setattr(peers, "compare", lambda pair, length: compared.append(length) or row(1.0, 1.0))
+    monkeypatch.setattr(peers, "compare", lambda length: compared.append(length) or {})
     monkeypatch.setattr(peers, "describe", lambda name, row: name)
-    results, pair = Results("peers", folder=tmp_path), Pair("a / b", "softmax", None)
+    monkeypatch.setattr(peers.Quiet, "watch", lambda self, measure: (measure(), 1.0))
+    results, pair = Results("peers", folder=tmp_path), Pair("a / b", "softmax", lambda length: length)
     assert peers.measure(results, [pair], [512, 128], seconds=60)
     assert compared == [128, 512]
     assert peers.measure(Results("peers", folder=tmp_path), [pair], [512, 128, 256], seconds=60)
