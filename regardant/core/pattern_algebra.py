@@ -5,7 +5,7 @@ The members live in `regardant.core.pattern` (sequences) and `regardant.core.gri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
@@ -110,9 +110,17 @@ class Pattern:
         """This pattern on a grid of `size` (height, width, …). Sequence patterns are what they are."""
         return self
 
-    def mask_mod(self, batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        """The signature that FlexAttention's `create_block_mask` wants."""
-        return self.allows(i, j, batch=batch, head=head)
+    @property
+    def mask_mod(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """What FlexAttention's `create_block_mask` wants: a function (batch, head, i, j) → allowed.
+
+        A plain function, not a method: it counts the arguments, and would count `self`.
+        """
+
+        def mask_mod(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return self.allows(i, j, batch=batch, head=head)
+
+        return mask_mod
 
     def block(self, i: Int[Tensor, "*m"], j: Int[Tensor, "*n"], *, batch: int = 1, heads: int = 1) -> Tensor:
         """The mask between index tensors `i` [..., m] and `j` [..., n]: [..., m, n].

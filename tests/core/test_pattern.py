@@ -299,3 +299,12 @@ def test_a_sequence_pattern_is_what_it_is_at_any_size():
 def test_bad_input_is_one_sentence(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+def test_mask_mod_serves_flex_attention_as_it_is():
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    pattern = Causal() & (Window(40) | Sink(3))
+    made = create_block_mask(pattern.mask_mod, 1, 1, 256, 256, device="cpu", BLOCK_SIZE=64)
+    blocks = pattern.dense(256).view(4, 64, 4, 64).any(dim=3).any(dim=1)
+    assert torch.equal(made.to_dense()[0, 0].bool(), blocks)
