@@ -12,7 +12,7 @@ from regardant.compare.clock import clock
 Found = TypeVar("Found")
 
 ENOUGH = 0.85
-ATTEMPTS = 4
+ATTEMPTS = 3
 
 
 class Quiet:

@@ -16,7 +16,17 @@ from regardant.core.partial_softmax import Source
 from regardant.core.tiles import Run
 from regardant.core.visibility import Visibility
 
-CAUSAL_ROWS = 128
+EDGE_ROWS = 128
+"""Rows in a block where masks are made for each block."""
+
+
+def causal_rows(n: int) -> int:
+    """The best blocks of rows for a lower triangle on a CPU: `n` where its kernel had best take it whole.
+
+    The kernel looks at blocks of 512 keys, so that of 512 rows it computes the whole square. From 768 rows
+    on, it takes larger blocks of rows, which makes up for that.
+    """
+    return n if not 320 <= n < 705 else 128 if n <= 384 else 192
 
 
 def causal_tiles(n: int, rows: int, *, like: torch.Tensor) -> Source:
@@ -42,7 +52,8 @@ def row_tiles(sees: Visibility, rows: int, *, start: int = 0, stop: int | None =
     for row in range(start, stop, rows):
         size, position = min(rows, stop - row), row + sees.offset
         low = 0 if reach.first else max(0, position - reach.back)
-        high = min(sees.keys, max(position + size + reach.ahead, reach.first))
+        beyond = position + size + reach.ahead if reach.back + reach.ahead >= 0 else 0
+        high = min(sees.keys, max(beyond, reach.first))
         if low < high:
             tiles.append(Run(row, size, int(low), int(high - low), sees=sees))
     return tiles
@@ -60,8 +71,10 @@ def beyond_first(sees: Visibility, rows: int, *, start: int = 0) -> Source:
     return tiles
 
 
-def band_tiles(sees: Visibility, rows: int, edge_rows: int, *, like: torch.Tensor) -> list[Source]:
-    """The band in tiles of `rows` queries, what is left at both ends in blocks of `edge_rows`."""
+def band_tiles(
+    sees: Visibility, rows: int, *, like: torch.Tensor, edge_rows: int = EDGE_ROWS
+) -> list[Source]:
+    """The band in tiles of `rows` queries, what is left at both ends in blocks."""
     reach, stationary = sees.reach, sees.stationary
     back, ahead, first = int(reach.back), int(reach.ahead), min(reach.first, sees.keys)
     # From this row on, the band begins after the first keys, and after what breaks the pattern.
@@ -69,27 +82,26 @@ def band_tiles(sees: Visibility, rows: int, edge_rows: int, *, like: torch.Tenso
     count = max(0, (min(sees.keys - ahead - sees.offset, sees.queries) - begin) // rows)
     if begin >= sees.queries or count < 2 or back + ahead < 0:
         return [row_tiles(sees, edge_rows)]
-    run = Run(
-        begin, rows, begin + sees.offset - back, rows + back + ahead, count,
-        sees=sees if stationary is None else None,
-    )  # fmt: skip
-    if stationary is not None:
-        at = torch.arange(max(run.rows, run.keys), device=like.device)
-        addend = sees.addend(run.row + at[None, : run.rows], run.key + at[None, : run.keys], like.dtype)
-        run = Run(
-            run.row, run.rows, run.key, run.keys, count, addend=None if addend is None else addend[0, 0]
-        )
-    end = begin + count * rows
-    band = [
-        *row_tiles(sees, edge_rows, stop=begin),
-        run,
-        *(tile for tile in beyond_first(sees, edge_rows, start=end) if tile.keys),
-    ]
+    end, key, width = begin + count * rows, begin + sees.offset - back, rows + back + ahead
+    if stationary is None:
+        run = Run(begin, rows, key, width, count, sees=sees)
+        head, tail = row_tiles(sees, edge_rows, stop=begin), beyond_first(sees, edge_rows, start=end)
+    else:
+        at = torch.arange(max(rows, width), device=like.device)[None]
+        addend = sees.addend(begin + at[:, :rows], key + at[:, :width], like.dtype)[0, 0]
+        run = Run(begin, rows, key, width, count, addend=addend)
+        rest, last = sees.queries - end, end + sees.offset - back
+        if rest and last + rest + back + ahead <= sees.keys:
+            part = addend[..., :rest, : rest + back + ahead]
+            tail = [Run(end, rest, last, rest + back + ahead, addend=part)]
+        else:
+            tail = beyond_first(sees, edge_rows, start=end)
+        if begin == back and ahead == sees.offset == 0 and bool((addend[..., 0, : back + 1] == 0).all()):
+            # All of the band is visible: before it is full, it is the lower triangle.
+            head = causal_tiles(begin, causal_rows(begin), like=like) if begin else []
+        else:
+            head = row_tiles(sees, edge_rows, stop=begin)
+    band = [*head, run, *(tile for tile in tail if tile.keys)]
     if first == 0:
         return [band]
     return [band, [Run(begin, sees.queries - begin, 0, first, sees=sees)]]
-
-
-def whole_tiles(sees: Visibility, *, elements: int) -> Source:
-    """Blocks of rows with all the keys that the reach allows, at most `elements` pairs a head at once."""
-    return row_tiles(sees, max(1, min(256, elements // max(sees.keys, 1))))

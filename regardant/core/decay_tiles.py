@@ -62,7 +62,7 @@ class Run(NamedTuple):
         return buffers
 
 
-def plan(
+def tiling(
     b: int, g: int, share: int, n: int, *, block: int, device: torch.device
 ) -> tuple[list[Run], Iterator[tuple[slice, slice]]]:
     """The runs that cover n tokens from left to right, and the samples and key heads worked together."""
@@ -115,7 +115,7 @@ class Decay(NamedTuple):
         step = powers[..., -1:, None]
         if log_decay is None:
             return cls(within, None, None, step, across)
-        since, until = powers[..., None, 1:, None], powers[..., None, :-1, None].flip(3)
+        since, until = powers[..., None, 1:, None], within[..., -1, :, None]
         return cls(within, since, until, step, across)
 
 

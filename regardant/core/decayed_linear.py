@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from regardant.core.decay_tiles import SMALLEST_LOG, Decay, carry, plan
+from regardant.core.decay_tiles import SMALLEST_LOG, Decay, carry, tiling
 from regardant.core.errors import require
 
 
@@ -50,7 +50,8 @@ def decayed_linear(
     if state is None:
         state = q.new_zeros((), dtype=_exact(q.dtype)).expand(*q.shape[:2], q.shape[3], v.shape[3])
     if log_decay is not None and log_decay.requires_grad and torch.is_grad_enabled():
-        out, last = _forward_by_autograd(q, k, v, log_decay, state, block)
+        with torch.autocast(q.device.type, enabled=False):
+            out, last = _forward_by_autograd(q, k, v, log_decay, state, block)
     else:
         out, last = _DecayedLinear.apply(q, k, v, log_decay, state, block)
     return (out, last) if return_state else out
@@ -130,7 +131,7 @@ def _sweep_right(q, k, v, log_decay, state, block):
     out = q.new_empty(*q.shape[:3], v.shape[3])
     last = q.new_empty(state.shape, dtype=_exact(q.dtype))
     d, e = state.shape[2:]
-    runs, together = _plan(q, k, block)
+    runs, together = _tiling(q, k, block)
     by_group = _by_group(k, q, k, v, out, state, last)
     for samples, groups in together:
         *whole, state_in, state_out = (x[samples, groups] for x in by_group)
@@ -162,11 +163,11 @@ def _sweep_left(q, k, v, grad_out, log_decay, grad_last, block):
     grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
     grad_first = q.new_empty(grad_last.shape, dtype=_exact(q.dtype))
     d, e = grad_last.shape[2:]
-    runs, together = _plan(q, k, block)
+    runs, together = _tiling(q, k, block)
     by_group = _by_group(k, q, k, v, grad_out, grad_k, grad_v, grad_last, grad_first)
     for samples, groups in together:
-        *whole, grad_in, grad_out_of_here = (x[samples, groups] for x in by_group)
-        carried = grad_in.to(grad_first.dtype)
+        *whole, grad_at_end, grad_at_start = (x[samples, groups] for x in by_group)
+        carried = grad_at_end.to(grad_first.dtype)
         for run in reversed(runs):
             c = run.size
             decay = Decay.over(_decay_of(groups, log_decay, k), run, carried)
@@ -193,13 +194,13 @@ def _sweep_left(q, k, v, grad_out, log_decay, grad_last, block):
                 # A key head has one gradient from each query head that it serves.
                 gk_i.copy_(gk_.tiled.sum_to_size(gk_i.shape))
                 gv_i.copy_(gv_.tiled.sum_to_size(gv_i.shape))
-        grad_out_of_here.copy_(carried)
+        grad_at_start.copy_(carried)
     return grad_k, grad_v, grad_first
 
 
 def _forward_by_autograd(q, k, v, log_decay, state, block):
     """The same forward out of plain operations, for when the decay itself is learned."""
-    runs, _ = _plan(q, k, block)
+    runs, _ = _tiling(q, k, block)
     dtype, exact = q.dtype, _exact(q.dtype)
     q, k, v, state = (x.to(exact) for x in _by_group(k, q, k, v, state))
     outs = []
@@ -215,9 +216,9 @@ def _forward_by_autograd(q, k, v, log_decay, state, block):
     return torch.cat(outs, dim=3).flatten(1, 2).to(dtype), state.flatten(1, 2)
 
 
-def _plan(q, k, block):
+def _tiling(q, k, block):
     (b, h, n, _), g = q.shape, k.shape[1]
-    return plan(b, g, h // g, n, block=block, device=q.device)
+    return tiling(b, g, h // g, n, block=block, device=q.device)
 
 
 def _by_group(k, *xs):

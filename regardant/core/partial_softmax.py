@@ -107,9 +107,9 @@ class _Parts(torch.autograd.Function):
         grad_k, grad_v = _by_position(k, exact, fill=0), _by_position(v, exact, fill=0)
         for which, source in enumerate(ctx.sources):
             for piece in _pieces(source, len(q)):
-                tile = [piece.queries(x) for x in (grad_out, q)] + [piece.keys(x) for x in (k, v)]
-                tile += [piece.queries(out), piece.queries(lse[..., None])[..., 0]]
-                tile = [x.to(exact) for x in tile]
+                tile = [piece.queries(x, exact) for x in (grad_out, q)]
+                tile += [piece.keys(x, exact) for x in (k, v)]
+                tile += [piece.queries(out, exact), piece.queries(lse[..., None])[..., 0]]
                 parts = partial_gradients(*tile, piece.addend(tile[0]), scale=ctx.scale, causal=piece.causal)
                 (piece.add if which > 0 else piece.put)(grad_q, parts[0])
                 piece.add_to_keys(grad_k, parts[1])
@@ -125,7 +125,7 @@ def _attend(q, k, v, sources, scale, *, keep):
     lse = _by_position(q[..., 0], exact, fill=-inf) if keep or not whole else None
     for which, source in enumerate(sources):
         for piece in _pieces(source, len(q)):
-            tile = (piece.queries(q).to(exact), piece.keys(k).to(exact), piece.keys(v).to(exact))
+            tile = (piece.queries(q, exact), piece.keys(k, exact), piece.keys(v, exact))
             addend = piece.addend(tile[0])
             if whole:
                 part, sums = _forward(*tile, addend, scale=scale, causal=piece.causal)

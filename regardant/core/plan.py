@@ -25,13 +25,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from regardant.core.banded import CAUSAL_ROWS, band_tiles, beyond_first, causal_tiles, row_tiles
+from regardant.core.banded import band_tiles, beyond_first, causal_rows, causal_tiles, row_tiles
 from regardant.core.errors import require, unknown
 from regardant.core.gathered import candidate_tiles, partition_tiles
 from regardant.core.halo import grid_of, halo_tiles
 from regardant.core.partial_softmax import PIECE_ROWS, Source, attend_parts
 from regardant.core.pattern import Causal, Pattern, split_padding
-from regardant.core.visibility import Bias, Visibility
+from regardant.core.visibility import Bias, Visibility, without_idle_windows
 from regardant.core.written import Normaliser, attend_dense, attend_rows, attend_written
 
 __all__ = ["PLANS", "Plan", "attend", "attend_dense", "attend_rows", "explain"]
@@ -43,9 +43,6 @@ SHORT = 2**20
 
 DENSE_PAIRS = 2**20
 """Pairs a head that the dense plan looks at at once."""
-
-TILED_CAUSAL = range(320, 705)
-"""Lengths at which causal rows in blocks beat the CPU's kernel, which looks at whole blocks of 512 keys."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +114,17 @@ def attend(
     is False. Query row r stands at position `offset + r`. `plan` forces one, and raises where that plan
     is unsound. A row that sees no key gives zeros.
     """
-    simple = (pattern is None or type(pattern) is Causal) and bias is normaliser is plan is None
-    if simple and not offset and q.shape == k.shape == v.shape and q.ndim == 4 and not _tiled(pattern, q):
-        # What asks for no more than the kernel does should not pay for more.
-        return F.scaled_dot_product_attention(q, k, v, is_causal=pattern is not None, scale=scale)
+    if bias is normaliser is plan is None and (pattern is None or type(pattern) is Causal) and not offset:
+        shape, causal = q.shape, pattern is not None
+        tiled = causal and q.device.type == "cpu" and causal_rows(shape[-2]) < shape[-2]
+        if shape == k.shape == v.shape and len(shape) == 4 and not tiled:
+            # What asks for no more than the kernel does should not pay for more.
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
     _check(q, k, v)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     sees = _visibility(pattern, bias, q.shape[0], q.shape[1], q.shape[2], k.shape[2], offset)
+    if plan is None:
+        sees = without_idle_windows(sees)
     gradients = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     written = normaliser is not None or _learns(bias, q.device)
     way = _choose(_Asked(sees, q.device.type, q.device, q.dtype, gradients, written), plan)
@@ -153,7 +154,7 @@ def explain(
     """The plan that `attend` will choose. `bias`: one that learns (one that does not changes little)."""
     keys = queries if keys is None else keys
     require(queries > 0 and keys > 0, f"queries is {queries} and keys {keys}, but both are at least 1")
-    sees = _visibility(pattern, None, 1, heads, queries, keys, offset)
+    sees = without_idle_windows(_visibility(pattern, None, 1, heads, queries, keys, offset))
     kind, here = torch.device(device).type, torch.device("cpu")
     asked = _Asked(sees, kind, here, torch.float32, gradients, bias or normaliser)
     way = _choose(asked, None)
@@ -166,10 +167,6 @@ def explain(
         "dense": "linear in the length at a time: blocks of rows against all keys",
     }.get(way.name, "linear in the length times the pattern's width")
     return Plan(way.name, way.reason, pairs, asked.total, memory)
-
-
-def _tiled(pattern: Pattern | None, q: Tensor) -> bool:
-    return pattern is not None and q.device.type == "cpu" and q.shape[2] in TILED_CAUSAL
 
 
 def _choose(asked: _Asked, forced: str | None) -> _Way:
@@ -210,10 +207,9 @@ def _fused(asked: _Asked) -> _Way | str:
         return _Way("fused", "every key is visible" + (" that is real" if sees.real is not None else ""))
     if sees.real is not None or sees.offset:
         return _Way("fused", "causal in blocks of rows, masked for what is not real", [_row_blocks(sees)])
-    if asked.kind == "cpu" and sees.queries == n and n in TILED_CAUSAL:
-        tiles = [causal_tiles(n, 128 if n <= 384 else 192, like=asked.like)]
-        reason = "causal in blocks of rows, each with just its keys"
-        return _Way("fused", reason, tiles)
+    if asked.kind == "cpu" and sees.queries == n and (rows := causal_rows(n)) < n:
+        tiles = causal_tiles(n, rows, like=asked.like)
+        return _Way("fused", "causal in blocks of rows, each with just its keys", [tiles])
     return _Way("fused", "the kernel knows causal")
 
 
@@ -244,7 +240,7 @@ def _banded(asked: _Asked) -> _Way | str:
     forward, backward = (192, 192) if width >= 768 else (32, 64)
 
     def cut(rows: int) -> Sequence[Source]:
-        return band_tiles(sees, rows, CAUSAL_ROWS, like=asked.like)
+        return band_tiles(sees, rows, like=asked.like)
 
     return _Way("banded", reason, cut(forward), None if forward == backward else lambda: cut(backward))
 

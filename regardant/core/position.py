@@ -20,6 +20,8 @@ class Position(nn.Module):
 
     biases = False
     """Whether `block` has something to say."""
+    stationary = False
+    """Whether `block` depends on `i - j` alone, so that the tiles of a band can share one."""
     relates = False
     """Whether it relates queries to keys of the same sequence (and so means nothing across two)."""
 
@@ -80,7 +82,7 @@ def alibi_slopes(heads: int) -> list[float]:
 class Alibi(Position):
     """A penalty on the logits that grows with the distance, steeper for some heads (Press et al.)."""
 
-    biases = relates = True
+    biases = relates = stationary = True
 
     def __init__(self, heads: int):
         super().__init__()
@@ -93,7 +95,7 @@ class Alibi(Position):
 class RelativeBias(Position):
     """A learned bias a head and a bucket of distances, the far ones in buckets of growing width (T5)."""
 
-    biases = relates = True
+    biases = relates = stationary = True
 
     def __init__(self, heads: int, *, causal: bool, buckets: int = 32, farthest: int = 128):
         super().__init__()

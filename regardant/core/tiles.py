@@ -90,19 +90,22 @@ class RunPiece:
         self.run, self.start, self.stop, self.samples = run, start, stop, samples
         self.causal = run.causal
 
-    def _view(self, x: Float[Tensor, "b h n d"], first: int, size: int, tile: int) -> Tensor:
+    def _view(self, x: Tensor, first: int, size: int, dtype: torch.dtype | None = None) -> Tensor:
         if self.run.count == 1:
-            return x.narrow(2, first, size)
-        x = x[self.samples]
+            return x.narrow(2, first, size).to(dtype or x.dtype)
         begin = first + self.start * self.run.rows
-        end = begin + (tile - 1) * self.run.rows + size
-        return x[0, :, begin:end].unfold(1, size, self.run.rows).permute(1, 0, 3, 2)
+        length = (self.stop - self.start - 1) * self.run.rows + size
+        x = x[self.samples][0].narrow(1, begin, length)
+        # Converted before the tiles are laid out, where neighbours would repeat what they share.
+        return x.to(dtype or x.dtype).unfold(1, size, self.run.rows).permute(1, 0, 3, 2)
 
-    def queries(self, x: Float[Tensor, "b h m d"]) -> Float[Tensor, "t h r d"]:
-        return self._view(x, self.run.row, self.run.rows, self.stop - self.start)
+    def queries(
+        self, x: Float[Tensor, "b h m d"], dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "t h r d"]:
+        return self._view(x, self.run.row, self.run.rows, dtype)
 
-    def keys(self, x: Float[Tensor, "b g n d"]) -> Float[Tensor, "t g s d"]:
-        return self._view(x, self.run.key, self.run.keys, self.stop - self.start)
+    def keys(self, x: Float[Tensor, "b g n d"], dtype: torch.dtype | None = None) -> Float[Tensor, "t g s d"]:
+        return self._view(x, self.run.key, self.run.keys, dtype)
 
     def put(self, target: Float[Tensor, "b h m d"], part: Float[Tensor, "t h r d"]) -> None:
         self.queries(target).copy_(part)
@@ -117,7 +120,7 @@ class RunPiece:
             return
         for begin in range(0, self.run.keys, self.run.rows):
             size = min(self.run.rows, self.run.keys - begin)
-            stripe = self._view(target, self.run.key + begin, size, self.stop - self.start)
+            stripe = self._view(target, self.run.key + begin, size)
             stripe.add_(part[:, :, begin : begin + size])
 
     def positions(self, device: torch.device) -> tuple[Int[Tensor, "t r"], Int[Tensor, "t s"]]:
@@ -162,11 +165,11 @@ class ScatteredPiece:
         taken = x.transpose(1, 2).index_select(1, flat)
         return taken.unflatten(1, at.shape).flatten(0, 1).transpose(1, 2)
 
-    def queries(self, x):
-        return self._gather(x, self.rows)
+    def queries(self, x, dtype=None):
+        return self._gather(x, self.rows).to(dtype or x.dtype)
 
-    def keys(self, x):
-        return self._gather(x, self.columns)
+    def keys(self, x, dtype=None):
+        return self._gather(x, self.columns).to(dtype or x.dtype)
 
     def positions(self, device):
         return self.rows, self.columns

@@ -5,7 +5,7 @@ A `Visibility` answers for any block of query rows and keys, so that no plan eve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Protocol
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from regardant.core.pattern import Pattern, Reach
+from regardant.core.pattern import And, Pattern, Reach, Window, both
 
 
 class Bias(Protocol):
@@ -87,3 +87,11 @@ class Visibility:
         if bias is None:
             return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -inf)
         return bias.to(dtype).masked_fill(~mask, -inf)
+
+
+def without_idle_windows(sees: Visibility) -> Visibility:
+    """The same without windows that are at least as wide as the sequence is long."""
+    span = max(sees.offset + sees.queries, sees.keys)
+    parts = sees.pattern.patterns if isinstance(sees.pattern, And) else (sees.pattern,)
+    rest = [part for part in parts if not (isinstance(part, Window) and part.width >= span)]
+    return sees if len(rest) == len(parts) else replace(sees, pattern=both(*rest))

@@ -54,7 +54,11 @@ class FlowState(State):
 class FlowRule(Rule):
     """Attention by conservation of flow. `sinks` says which of the queries are real (None: all)."""
 
-    supports = Supports(causal_cross=False, pattern=False, time=1.0, memory=1.0, state=0.0)
+    supports = Supports(
+        causal_cross=False, pattern=False, padding=False, time=1.0, memory=1.0, state=0.0,
+        exempt={"step": "a prompt's queries enter its sums too, so its state comes from the layer's prefill"},
+    )  # fmt: skip
+    """Of the rule alone: the layer also takes padding, since it knows which queries are real."""
 
     def forward(self, q, k, v, *, pattern=None, scale=None, sinks: Bool[Tensor, "b m"] | None = None):
         causal, sources = causal_and_padding(self, pattern)

@@ -18,9 +18,12 @@ When causal, queries are the keys (K = Q), and a token attends to itself only if
 
 Centroids are buffers. They move in training alone, when a record is passed and its `settle` is called,
 so never twice in a step and never behind a gradient checkpoint's back. The record also gets the loss
-"commitment", β |norm(x) - μ|². What differs from the official (TensorFlow) code: its centroids move by
-plain sums, whose size depends on the batch; its keys see themselves; logits have 1/√d here as in the
-paper; positions act on the local heads alone, so that routing goes by content.
+"commitment", β |norm(x) - μ|².
+
+What differs from the paper: its centroids move by plain sums, whose size depends on the batch. What
+differs from the official (TensorFlow) code: there a causal token always sees itself, and the norm comes
+behind the 1/√d and undoes it; here positions act on the local heads alone, so that routing goes by
+content.
 """
 
 from __future__ import annotations

@@ -169,6 +169,15 @@ def test_half_precision_keeps_its_sums_in_float32(dtype):
     assert stepped.dtype == dtype and state.dtype == torch.float32
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_autocast_does_not_reach_the_sums(learned):
+    q, k, v, log_decay, _ = draw(70, dtype=torch.float32)
+    expected = decayed_linear(q, k, v, log_decay)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = decayed_linear(q, k, v, log_decay.requires_grad_(learned), block=64)
+    assert_equal(out, expected, 1e-5)
+
+
 def test_backward_remembers_only_its_inputs():
     q, k, v, log_decay, state = draw(640)
     inputs = [x.requires_grad_() for x in (q, k, v, state)]

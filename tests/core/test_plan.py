@@ -288,7 +288,7 @@ def test_which_plan():
     assert explain(Neighborhood(kernel=7).on(56, 56), 56 * 56).name == "banded"
     assert explain(Causal() & Dilated(16, 512), 16_384).name == "gather"
     assert explain(Prefix(100), 4096).name == "dense"
-    assert explain(Causal() & Window(256), 64).name == "dense"
+    assert explain(Causal() & Window(25), 64).name == "dense"
     assert explain(Prefix(100), 4096, device="cuda").name == "flex"
 
 
@@ -363,3 +363,14 @@ class Distance(nn.Module):
 
 def test_a_bias_that_does_not_say_that_it_is_stationary():
     assert_equal(*draw(1, 2, 2, 200, 200, 8), Causal() & Window(20), bias=Distance(), plan="banded")
+
+
+def test_a_window_wider_than_the_sequence_is_none():
+    assert explain(Causal() & Window(600), 600).name == "fused"
+    assert explain(Window(4096), 4096).name == "fused"
+    assert explain(Causal() & Window(599), 600, heads=8).name != "fused"
+    assert_equal(*draw(1, 2, 1, 90, 90, 8), Causal() & Window(90))
+
+
+def test_sinks_alone_cost_only_themselves():
+    assert explain(Sink(3), 4096).pairs == 3 * 4096
