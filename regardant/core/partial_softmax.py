@@ -23,8 +23,11 @@ from regardant.core.tiles import Piece, Tiles
 Source = Sequence[Tiles]
 """Tiles whose query rows are disjoint. Rows that occur in several sources share one softmax."""
 
-PIECE_ROWS = 1024
-"""Query rows that are worked on at once: their keys and intermediates fit a CPU's cache."""
+PIECE_ROWS = 4096
+"""Query rows that are worked on at once, in few calls whose threads wait for each other."""
+
+BACKWARD_ROWS = 1024
+"""The same on the way back, where the keys' gradients of a piece must fit a CPU's cache."""
 
 
 def partial_attention(
@@ -106,7 +109,7 @@ class _Parts(torch.autograd.Function):
         grad_q = _by_position(q, exact, fill=None if complete else 0)
         grad_k, grad_v = _by_position(k, exact, fill=0), _by_position(v, exact, fill=0)
         for which, source in enumerate(ctx.sources):
-            for piece in _pieces(source, len(q)):
+            for piece in _pieces(source, len(q), BACKWARD_ROWS):
                 tile = [piece.queries(x, exact) for x in (grad_out, q)]
                 tile += [piece.keys(x, exact) for x in (k, v)]
                 tile += [piece.queries(out, exact), piece.queries(lse[..., None])[..., 0]]
@@ -124,7 +127,7 @@ def _attend(q, k, v, sources, scale, *, keep):
     out = _by_position(q, q.dtype if whole else exact, fill=None if _complete(sources[0], q) else 0)
     lse = _by_position(q[..., 0], exact, fill=-inf) if keep or not whole else None
     for which, source in enumerate(sources):
-        for piece in _pieces(source, len(q)):
+        for piece in _pieces(source, len(q), PIECE_ROWS):
             tile = (piece.queries(q, exact), piece.keys(k, exact), piece.keys(v, exact))
             addend = piece.addend(tile[0])
             if whole:
@@ -148,8 +151,8 @@ def _complete(source: Source, q: Tensor) -> bool:
     return sum(tiles.covered for tiles in source) == q.shape[2]
 
 
-def _pieces(source: Source, batch: int) -> list[Piece]:
-    return [piece for tiles in source for piece in tiles.pieces(batch, PIECE_ROWS)]
+def _pieces(source: Source, batch: int, rows: int) -> list[Piece]:
+    return [piece for tiles in source for piece in tiles.pieces(batch, rows)]
 
 
 def _by_position(x: Tensor, dtype: torch.dtype, *, fill: float | None) -> Tensor:
