@@ -237,12 +237,12 @@ def _banded(asked: _Asked) -> _Way | str:
     )
     if asked.written:
         return _Way("banded", reason, [beyond_first(sees, min(max(width, 64), 256))])
-    forward, backward = (192, 192) if width >= 768 else (32, 64)
+    forward, backward = 32, 192 if width >= 768 else 64
 
     def cut(rows: int) -> Sequence[Source]:
         return band_tiles(sees, rows, like=asked.like)
 
-    return _Way("banded", reason, cut(forward), None if forward == backward else lambda: cut(backward))
+    return _Way("banded", reason, cut(forward), lambda: cut(backward))
 
 
 def _gather(asked: _Asked) -> _Way | str:

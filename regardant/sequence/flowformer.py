@@ -73,8 +73,8 @@ class FlowRule(Rule):
         conserved = _through_all(k, (taken / incoming).mT @ q)
         rivalry = conserved.clamp(-1, 1).exp() * sent
         competition = rivalry * (n / rivalry.sum(2, keepdim=True).clamp(min=EPSILON))
-        out = q @ (k.mT @ (v * competition)) / incoming
-        return (torch.sigmoid(allotted * (m / n)) * out).to(kind)
+        gate = torch.sigmoid(allotted * (m / n)) / incoming  # one column: cheaper than dividing the output
+        return (q @ (k.mT @ (v * competition)) * gate).to(kind)
 
     def run(
         self, q: Float[Tensor, "b h n d"], k: Float[Tensor, "b g n d"], v: Float[Tensor, "b g n e"],
@@ -94,7 +94,8 @@ class FlowRule(Rule):
         out, matrix = decayed_linear(q, k, v * competition, return_state=True)
         last = (each[:, :, -1] for each in (keys, queries, sources, sinks))
         state = FlowState(q.shape[2], *last, rivals[:, :, -1, 0], matrix)
-        return (torch.sigmoid(_through(q, sources) / t) * out / (incoming * t)).to(kind), state
+        gate = torch.sigmoid(_through(q, sources) / t) / (incoming * t)
+        return (out * gate).to(kind), state
 
     def reference(self, q, k, v, *, pattern=None, scale=None, sinks=None):
         """Every sum a product with a matrix of ones and zeros: who feeds a sink, who draws on a source."""
