@@ -17,6 +17,9 @@ class Supports:
 
     `time`, `memory` and `state` are exponents of the length n: of `forward` (time and memory) and of
     the decoding state (0 is a state of constant size, 1 one that grows with every token).
+
+    `linear_in_values` says that the output is a matrix times the values, the matrix made of the rest: then
+    that matrix can be asked for (`mixing_matrix`).
     """
 
     noncausal: bool = True
@@ -28,6 +31,7 @@ class Supports:
     padding: bool = True
     grouped: bool = True
     gradients: bool = True
+    linear_in_values: bool = True
     time: float = 2.0
     memory: float = 1.0
     state: float = 1.0
