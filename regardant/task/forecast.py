@@ -7,9 +7,7 @@ past, the model predicts the `horizon` values ahead of every position.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -17,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regardant.core.errors import require
-from regardant.task.held_out import validation_generator
+from regardant.task.held_out import Drawn
 
 
 def draw_sines(
@@ -33,7 +31,7 @@ def draw_sines(
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Forecast(Drawn):
     """Predict the next `horizon` values at every position; the metric is the mean squared error."""
 
     length: int = 64
@@ -43,6 +41,7 @@ class Forecast:
     held_out: int = 512
 
     features: ClassVar[int] = 1
+    portion: ClassVar[int] = 128
     name: ClassVar[str] = "sums of sines"
     metric_name: ClassVar[str] = "mean squared error"
     higher_is_better: ClassVar[bool] = False
@@ -52,14 +51,6 @@ class Forecast:
             size, length=self.length + self.horizon, waves=self.waves, noise=self.noise, generator=generator
         )
         return series[:, : self.length, None], series[:, 1:].unfold(1, self.horizon, 1)
-
-    @cached_property
-    def _held_out(self) -> tuple[Tensor, Tensor]:
-        return self.batch(self.held_out, validation_generator())
-
-    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        past, future = self._held_out
-        yield from zip(past.split(128), future.split(128))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets).square().mean()

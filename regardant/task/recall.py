@@ -10,9 +10,7 @@ whole vocabulary (so that a key may also appear as a filler: no model is right a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -20,8 +18,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from regardant.core.errors import require
-from regardant.task.held_out import validation_generator
-from regardant.task.score import IGNORED, hits, label_loss
+from regardant.task.held_out import Drawn
+from regardant.task.score import IGNORED, certain, hits, label_loss
 
 
 def draw_recall(
@@ -65,7 +63,7 @@ def _distinct(size: int, room: int, count: int, generator: torch.Generator) -> I
 
 
 @dataclass(frozen=True)
-class Recall:
+class Recall(Drawn):
     """Multi-query associative recall as a task; the metric is the accuracy at the repeated keys."""
 
     vocabulary: int = 8192
@@ -85,16 +83,21 @@ class Recall:
             wait=self.wait, generator=generator,
         )  # fmt: skip
 
-    @cached_property
-    def _held_out(self) -> tuple[Tensor, Tensor]:
-        return self.batch(self.held_out, validation_generator())
-
-    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        tokens, labels = self._held_out
-        yield from zip(tokens.split(64), labels.split(64))
+    def perfect(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return certain(targets, self.vocabulary)
 
     loss = staticmethod(label_loss)
     metric = staticmethod(hits)
+
+
+SPLITS = {64: 4, 128: 8, 256: 16, 512: 64}
+"""The paper's lengths, and how many pairs each holds; the longest is the hardest."""
+
+
+def split(length: int) -> Recall:
+    """The paper's task at one of its lengths: 8,192 symbols, 3,000 sequences for validation."""
+    require(length in SPLITS, f"length is {length}, but the paper's are {', '.join(map(str, SPLITS))}")
+    return Recall(vocabulary=8192, length=length, pairs=SPLITS[length], held_out=3000)
 
 
 def distances(tokens: Int[Tensor, "b n"], pairs: int) -> Int[Tensor, "b n"]:

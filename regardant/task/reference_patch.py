@@ -7,9 +7,7 @@ ground, the patch included, is class 0. Local colour alone cannot tell 1 from 2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -18,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regardant.core.errors import require
-from regardant.task.held_out import validation_generator
+from regardant.task.held_out import Drawn
 from regardant.task.score import label_loss
 
 CLASSES = 3
@@ -58,7 +56,7 @@ def draw_reference_patch(
 
 
 @dataclass(frozen=True)
-class ReferencePatch:
+class ReferencePatch(Drawn):
     """Segment images by a far reference; the metric is the mean intersection over union of the classes."""
 
     side: int = 32
@@ -68,6 +66,7 @@ class ReferencePatch:
     noise: float = 0.1
     held_out: int = 128
 
+    portion: ClassVar[int] = 32
     name: ClassVar[str] = "reference patch"
     metric_name: ClassVar[str] = "mean intersection over union"
     higher_is_better: ClassVar[bool] = True
@@ -82,14 +81,6 @@ class ReferencePatch:
             size, side=self.side, colours=self.colours, squares=self.squares, edge=self.edge,
             noise=self.noise, generator=generator,
         )  # fmt: skip
-
-    @cached_property
-    def _held_out(self) -> tuple[Tensor, Tensor]:
-        return self.batch(self.held_out, validation_generator())
-
-    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        images, labels = self._held_out
-        yield from zip(images.split(32), labels.split(32))
 
     def metric(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Intersection and union, class by class."""

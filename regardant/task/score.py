@@ -29,3 +29,8 @@ def hits(
     """How many labels that count (and lie `among`) have the highest logit, and how many there are."""
     counted = labels != IGNORED if among is None else (labels != IGNORED) & among
     return ((logits.argmax(dim=-1) == labels) & counted).sum(), counted.sum()
+
+
+def certain(labels: Int[Tensor, "*b"], classes: int) -> Float[Tensor, "*b classes"]:
+    """The logits of a model that is sure of the labels, and right (where none counts: of class 0)."""
+    return 1e3 * F.one_hot(labels.clamp(min=0), classes).float()

@@ -8,9 +8,7 @@ nothing to do on most tokens: the situation in which attention grows outliers (B
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -18,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from regardant.core.errors import require
-from regardant.task.held_out import validation_generator
+from regardant.task.held_out import Drawn
 from regardant.task.score import label_loss, summed_label_loss
 
 
@@ -46,7 +44,7 @@ def draw_trigger_copy(
 
 
 @dataclass(frozen=True)
-class TriggerCopy:
+class TriggerCopy(Drawn):
     """Predict the next token of a trigger-copy sequence; the metric is the mean loss in nats."""
 
     symbols: int = 32
@@ -70,14 +68,6 @@ class TriggerCopy:
             certainty=self.certainty, generator=generator,
         )  # fmt: skip
         return tokens[:, :-1], tokens[:, 1:]
-
-    @cached_property
-    def _held_out(self) -> tuple[Tensor, Tensor]:
-        return self.batch(self.held_out, validation_generator())
-
-    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        tokens, labels = self._held_out
-        yield from zip(tokens.split(64), labels.split(64))
 
     loss = staticmethod(label_loss)
     metric = staticmethod(summed_label_loss)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from regardant.task.recall import Recall, distances, draw_recall
+from regardant.task.recall import Recall, distances, draw_recall, split
 from regardant.task.score import IGNORED
 
 
@@ -103,6 +103,23 @@ def test_metric_counts_labelled_positions_alone():
     assert (hits, asked) == (32, 32)
     right[0] = 0
     assert task.metric(right, labels)[0] == 28
+
+
+def test_a_perfect_model_has_every_label():
+    task = Recall(vocabulary=128)
+    tokens, labels = task.batch(8, torch.Generator().manual_seed(0))
+    outputs = task.perfect(tokens, labels)
+    assert task.metric(outputs, labels) == (32, 32)
+    assert task.loss(outputs, labels) == 0
+
+
+def test_the_papers_splits():
+    tokens, labels = split(512).batch(2, torch.Generator().manual_seed(0))
+    assert tokens.shape == (2, 512) and ((labels != IGNORED).sum(dim=1) == 64).all()
+    assert 4096 <= labels.max() < 8192
+    assert sum(len(tokens) for tokens, _ in split(64).validation()) == 3000
+    with pytest.raises(ValueError, match="length is 100, but the paper's are 64, 128, 256, 512"):
+        split(100)
 
 
 @pytest.mark.parametrize(
