@@ -67,3 +67,11 @@ def candidate_tiles(sees: Visibility, device: torch.device) -> list[Source] | No
     rows = torch.arange(sees.queries, device=device)
     keys = sees.pattern.candidates(rows + sees.offset, sees.keys)
     return None if keys is None else [[Scattered(rows[:, None], keys, sees)]]
+
+
+def candidates_per_query(sees: Visibility, device: torch.device) -> int | None:
+    """How many keys `candidate_tiles` would gather for each query, found out from the first one."""
+    if sees.pattern is None:
+        return None
+    keys = sees.pattern.candidates(torch.full((1,), sees.offset, device=device), sees.keys)
+    return None if keys is None else keys.shape[1]

@@ -134,10 +134,8 @@ class Pattern:
         samples = torch.arange(batch if self.by_batch else 1, device=device).view(-1, 1, *lead, 1)
         which = torch.arange(heads if self.by_head else 1, device=device).view(1, -1, *lead, 1)
         mask = self.allows(i[..., :, None], j[..., None, :], batch=samples, head=which)
-        shape = torch.broadcast_shapes(
-            mask.shape, (len(samples), which.shape[1]) + (1,) * (len(lead) - 1) + (i.shape[-1], j.shape[-1])
-        )
-        return mask.expand(shape)
+        shape = (len(samples), which.shape[1]) + (1,) * (len(lead) - 1) + (i.shape[-1], j.shape[-1])
+        return torch.broadcast_tensors(mask, mask.new_empty(()).expand(shape))[0]
 
     def dense(
         self, queries: int, keys: int | None = None, *, offset: int = 0, batch: int = 1, heads: int = 1,

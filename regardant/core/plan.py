@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from regardant.core.banded import band_tiles, beyond_first, causal_rows, causal_tiles, row_tiles
 from regardant.core.errors import require, unknown
-from regardant.core.gathered import candidate_tiles, partition_tiles
+from regardant.core.gathered import candidate_tiles, candidates_per_query, partition_tiles
 from regardant.core.halo import grid_of, halo_tiles
 from regardant.core.partial_softmax import PIECE_ROWS, Source, attend_parts
 from regardant.core.pattern import Causal, Pattern, split_padding
@@ -186,7 +186,11 @@ def _choose(asked: _Asked, forced: str | None) -> _Way:
         # What a pair costs in each plan, in pairs of the dense one; the first good one will do.
         best, least = None, asked.total
         for name, cost in (("partition", 1.2), ("banded", 1.5), ("gather", 12.0)):
-            if least * 4 > asked.total and isinstance(way := ways[name](asked), _Way):
+            if least * 4 <= asked.total:
+                break
+            if name == "gather" and not _pays_to_gather(asked, least / cost):
+                break
+            if isinstance(way := ways[name](asked), _Way):
                 best, least = (way, way.pairs * cost) if way.pairs * cost < least else (best, least)
         if best is not None:
             return best
@@ -243,6 +247,12 @@ def _banded(asked: _Asked) -> _Way | str:
         return band_tiles(sees, rows, like=asked.like)
 
     return _Way("banded", reason, cut(forward), lambda: cut(backward))
+
+
+def _pays_to_gather(asked: _Asked, pairs: float) -> bool:
+    """Whether fewer than so many pairs are left, so that the lists of keys are worth writing out."""
+    width = candidates_per_query(asked.sees, asked.device)
+    return width is not None and width * asked.sees.queries < pairs
 
 
 def _gather(asked: _Asked) -> _Way | str:
@@ -330,6 +340,8 @@ def _learns(bias: Bias | None, device: torch.device) -> bool:
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    if q.ndim == k.ndim == v.ndim == 4 and q.shape == k.shape == v.shape and q.dtype == k.dtype == v.dtype:
+        return  # before any sentence is put together
     for name, x in (("q", q), ("k", k), ("v", v)):
         require(x.ndim == 4, f"{name} is {list(x.shape)}, but it is [batch, heads, length, width]")
     require(

@@ -92,12 +92,14 @@ class RunPiece:
 
     def _view(self, x: Tensor, first: int, size: int, dtype: torch.dtype | None = None) -> Tensor:
         if self.run.count == 1:
-            return x.narrow(2, first, size).to(dtype or x.dtype)
+            x = x.narrow(2, first, size)
+            return x if dtype is None or dtype == x.dtype else x.to(dtype)
         begin = first + self.start * self.run.rows
         length = (self.stop - self.start - 1) * self.run.rows + size
         x = x[self.samples][0].narrow(1, begin, length)
         # Converted before the tiles are laid out, where neighbours would repeat what they share.
-        return x.to(dtype or x.dtype).unfold(1, size, self.run.rows).permute(1, 0, 3, 2)
+        x = x if dtype is None or dtype == x.dtype else x.to(dtype)
+        return x.unfold(1, size, self.run.rows).permute(1, 0, 3, 2)
 
     def queries(
         self, x: Float[Tensor, "b h m d"], dtype: torch.dtype | None = None
