@@ -14,7 +14,8 @@ from regardant.cli.output import print_json
 def check(
     target: Annotated[str, typer.Argument(help="module:Attribute of a class, a layer or a factory.")],
     kind: Annotated[
-        str | None, typer.Option(help="sequence, grid, gate or rule, where it is not plain.")
+        str | None,
+        typer.Option(help="sequence, grid, gate, rule, network, task or 'known answers', where not plain."),
     ] = None,
     dim: Annotated[int | None, typer.Option(min=1, help="The width, where it is not free.")] = None,
     heads: Annotated[int | None, typer.Option(min=1, help="The heads, where they are not free.")] = None,

@@ -19,7 +19,7 @@ def contract(
         list[str] | None, typer.Argument(metavar="[NAMES]", help="Systems; all where none is named.")
     ] = None,
     kind: Annotated[
-        str | None, typer.Option(help="All systems of these folders: sequence,grid,gate.")
+        str | None, typer.Option(help="All systems of these folders, as in sequence,grid.")
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Drawn configurations per property.")] = 25,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list of reports.")] = False,

@@ -1,6 +1,7 @@
 """From anybody's object to a subject: what it is, how it is made, how it is called.
 
-Ours are recognised by their class; `regardant.contract.foreign` finds out about the others.
+Ours are recognised by their class, and those that bring their own examples by what they bring;
+`regardant.contract.foreign` finds out about the others.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from regardant.atlas.catalog import keywords
+from regardant.contract.brought import BROUGHT, FOLDERS, Brought, brought
 from regardant.contract.carried import carried
 from regardant.contract.drawing import DRAWN_LENGTHS, DRAWN_SIDES, SIZES, Case, Refused, Use
 from regardant.contract.foreign import found_out, is_rule
@@ -26,7 +28,7 @@ from regardant.core.grid_mixer import GridMixer
 from regardant.core.mixer import Mixer, MultiHead
 from regardant.core.rule import Rule
 
-KINDS = ("sequence", "grid", "gate", "rule")
+KINDS = ("sequence", "grid", "gate", "rule", *FOLDERS, *BROUGHT)
 
 
 def find(target: str) -> Any:
@@ -46,15 +48,18 @@ def find(target: str) -> Any:
 def recognise(
     obj: Any, *, name: str | None = None, kind: str | None = None, config: Mapping[str, Any] | None = None,
     causal: bool | None = None,
-) -> Subject:  # fmt: skip
+) -> Subject | Brought:  # fmt: skip
     """The subject that an object is: a class, an instance, a factory, or `module:Attribute`."""
-    require(kind is None or kind in KINDS, f"kind is {kind!r}, but the suites are for {', '.join(KINDS)}")
+    known = ", ".join(dict.fromkeys(KINDS))
+    require(kind is None or kind in KINDS, f"kind is {kind!r}, but the suites are for {known}")
     label = name or (obj if isinstance(obj, str) else getattr(obj, "__name__", type(obj).__name__))
     obj = find(obj) if isinstance(obj, str) else obj
     require(
         callable(obj), f"{label} is a {type(obj).__name__}, but a class, a layer or a factory can be checked"
     )
     config = dict(config or {})
+    if (own := brought(obj, label, kind, config)) is not None:
+        return own
     subject = (
         _instance(obj, label, config) if isinstance(obj, nn.Module) else _constructor(obj, label, config)
     )

@@ -151,10 +151,7 @@ class Subject:
         return given | dict(case.options)
 
     def build(self, case: Case, *, dtype: torch.dtype | None = None, seed: int | None = None) -> nn.Module:
-        """A layer for this case, in eval mode, with no parameter left at a constant.
-
-        A gate that starts at zero would hide what is behind it, so constants are made random.
-        """
+        """A layer for this case, in eval mode, with no parameter left at a constant."""
         seed = case.seed if seed is None else seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -165,12 +162,7 @@ class Subject:
                 if case.options and isinstance(broken.__cause__, ValueError):
                     raise Refused(str(broken)) from broken
                 raise
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in layer.parameters():
-                if parameter.is_floating_point() and (parameter == parameter.flatten()[0]).all():
-                    parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
-        return layer.to(dtype or self.dtype).eval()
+        return with_random_constants(layer, seed=seed).to(dtype or self.dtype).eval()
 
     def inputs(self, case: Case, *, dtype: torch.dtype | None = None, seed: int | None = None) -> Inputs:
         """Random inputs for this case, without padding."""
@@ -201,6 +193,19 @@ class Subject:
         }
         with blame("reference"):
             return layer.reference(inputs.x, **given)
+
+
+def with_random_constants(layer: Any, *, seed: int) -> Any:
+    """The layer with the parameters that were one constant made random.
+
+    A gate that starts at zero would hide what is behind it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            if parameter.is_floating_point() and (parameter == parameter.flatten()[0]).all():
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return layer
 
 
 def copied(instance: nn.Module) -> Callable[[Mapping[str, Any]], nn.Module]:

@@ -29,19 +29,27 @@ def errors(trials: Trials) -> str:
         )  # fmt: skip
         found = dict([*_calls(subject, case), *_constructions(subject, case)])
         attempts |= {said: attempt for said, attempt in found.items() if said not in attempts}
-    for said, attempt in attempts.items():
-        try:
-            with torch.no_grad():
-                attempt()
-        except ValueError as error:
-            text = str(error)
-            if not text.strip() or "\n" in text:
-                raise Broken(f"{said} raises a ValueError that is not one sentence: {text!r}") from error
-        except Exception as error:
-            raise Broken(f"{said} raises {type(error).__name__}, not a ValueError of one sentence") from error
-        else:
-            raise Broken(f"{said} is accepted in silence")
+    for attempt in attempts.items():
+        hold_to_one_sentence(attempt)
     return f"{len(attempts)} wrong inputs each get one sentence"
+
+
+def hold_to_one_sentence(attempt: Attempt, *, accepted: bool = False) -> bool:
+    """Whether the attempt was refused, as it must be (unless it may be `accepted`), in one sentence."""
+    said, act = attempt
+    try:
+        with torch.no_grad():
+            act()
+    except ValueError as error:
+        text = str(error)
+        if not text.strip() or "\n" in text:
+            raise Broken(f"{said} raises a ValueError that is not one sentence: {text!r}") from error
+        return True
+    except Exception as error:
+        raise Broken(f"{said} raises {type(error).__name__}, not a ValueError of one sentence") from error
+    if not accepted:
+        raise Broken(f"{said} is accepted in silence")
+    return False
 
 
 def _calls(subject: Subject, case: Case) -> Iterator[Attempt]:
