@@ -59,7 +59,7 @@ def choose_device(name: str) -> torch.device:
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The floating-point type of this name, if the device computes in it."""
-    from regardant.core.mixer import computes_in
+    from regardant.core.checks import computes_in
 
     dtype = getattr(torch, name, None)
     require(

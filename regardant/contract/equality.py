@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from regardant.contract.drawing import Case, Trials
 from regardant.contract.report import Broken, Skip
 from regardant.contract.subject import Inputs, Subject
-from regardant.core.mixer import computes_in
+from regardant.core.checks import computes_in
 
 HALF_ERROR = 5e-2
 """The error that half precision may make, in standard deviations of the output (root mean square)."""
@@ -59,7 +59,7 @@ def reference(trials: Trials) -> str:
 
     def probe(case: Case) -> None:
         nonlocal worst
-        layer, inputs = subject.build(case), _sometimes_padded(subject, case)
+        layer, inputs = subject.build(case), sometimes_padded(subject, case)
         with torch.no_grad():
             fast, plain = subject.forward(layer, inputs), subject.reference(layer, inputs)
         error = off(fast, plain)
@@ -82,7 +82,7 @@ def gradients(trials: Trials) -> str:
 
     def probe(case: Case) -> None:
         nonlocal worst
-        layer, inputs = subject.build(case), _sometimes_padded(subject, case)
+        layer, inputs = subject.build(case), sometimes_padded(subject, case)
         found = _gradients(layer, inputs, lambda given: subject.forward(layer, given))
         for name, gradient in found.items():
             if not gradient.isfinite().all():
@@ -146,7 +146,7 @@ def _needs_reference(subject: Subject) -> None:
         raise Skip("it has no reference")
 
 
-def _sometimes_padded(subject: Subject, case: Case) -> Inputs:
+def sometimes_padded(subject: Subject, case: Case) -> Inputs:
     """The inputs of a case; with odd seeds some keys are padding, and of one sample all."""
     inputs = subject.inputs(case)
     if not subject.pads or case.seed % 2 == 0:

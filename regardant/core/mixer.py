@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
 from typing import Self
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from regardant.core.checks import check_configuration, check_heads, check_input
 from regardant.core.errors import require
 from regardant.core.pattern import Causal, Padding, Pattern, both
 from regardant.core.position import Position, make_position
@@ -46,6 +46,24 @@ class Mixer(nn.Module):
         """The same mathematics done plainly."""
         raise TypeError(f"{type(self).__name__} must define reference")
 
+    def mixing_matrix(
+        self, x: Float[Tensor, "b m c"], context: Float[Tensor, "b n k"] | None = None,
+        padding: Bool[Tensor, "b n"] | None = None,
+    ) -> Float[Tensor, "b h m n"]:  # fmt: skip
+        """How much each output takes of each token's values, head by head: heads = matrix · values.
+
+        All of it is written out: to look at, not to run. Only for mixers that are linear in their values.
+        """
+        raise ValueError(f"{type(self).__name__} has no mixing matrix: it is not a matrix times its values")
+
+    def mix(
+        self, matrix: Float[Tensor, "b h m n"], x: Float[Tensor, "b m c"],
+        context: Float[Tensor, "b n k"] | None = None,
+    ) -> Float[Tensor, "b m c"]:  # fmt: skip
+        """The output under a given mixing matrix: with x's own it is `forward`'s, with another one what
+        that would do."""
+        raise ValueError(f"{type(self).__name__} has no mixing matrix: it is not a matrix times its values")
+
     def start(
         self, batch: int, *, context: Float[Tensor, "b m k"] | None = None,
         padding: Bool[Tensor, "b m"] | None = None,
@@ -55,44 +73,6 @@ class Mixer(nn.Module):
 
     def step(self, x_t: Float[Tensor, "b c"], state: State) -> tuple[Float[Tensor, "b c"], State]:
         raise ValueError(f"{type(self).__name__} does not decode step by step")
-
-
-@cache
-def computes_in(device_type: str, dtype: torch.dtype) -> bool:
-    """Whether a device multiplies matrices of this type at all."""
-    try:
-        one = torch.ones(2, 2, device=device_type, dtype=dtype)
-        torch.softmax(one @ one, dim=-1)
-    except (RuntimeError, NotImplementedError):
-        return False
-    return True
-
-
-def check_input(name: str, x: Tensor, axes: str, width: int, weight: Tensor) -> None:
-    """Rank, width and type of an input, held against the weight that will meet it."""
-    count = len(axes.split(", "))
-    require(x.ndim == count, f"{name} has shape {tuple(x.shape)}, but it is [{axes}]")
-    require(x.shape[-1] == width, f"{name} has width {x.shape[-1]}, but this layer was made for {width}")
-    if torch.is_autocast_enabled(x.device.type):
-        return
-    require(x.dtype == weight.dtype, f"{name} is {x.dtype}, but this layer's weights are {weight.dtype}")
-    require(
-        computes_in(x.device.type, x.dtype),
-        f"{name} is {x.dtype}, which {x.device.type} does not compute in: use float32 or bfloat16",
-    )
-
-
-def check_heads(dim: int, heads: int, kv_heads: int | None, head_dim: int | None) -> None:
-    require(dim >= 1, f"dim is {dim}, but a layer is at least 1 wide")
-    require(heads >= 1, f"heads is {heads}, but there is at least 1")
-    require(
-        head_dim is not None or dim % heads == 0,
-        f"dim={dim} does not divide into heads={heads}: make it a multiple, or give head_dim",
-    )
-    require(
-        kv_heads is None or (kv_heads >= 1 and heads % kv_heads == 0),
-        f"kv_heads={kv_heads} does not divide heads={heads}",
-    )
 
 
 @dataclass
@@ -128,7 +108,7 @@ class MultiHead(Mixer):
         self.position = make_position(
             position, dim=dim, heads=heads, head_dim=self.head_dim, causal=causal, max_length=max_length
         )
-        self._check_configuration()
+        check_configuration(self)
         self.to_q = nn.Linear(dim, heads * self.head_dim, bias=bias)
         self.to_k = nn.Linear(context_dim or dim, self.kv_heads * self.head_dim, bias=bias)
         self.to_v = nn.Linear(context_dim or dim, self.kv_heads * self.head_dim, bias=bias)
@@ -143,36 +123,6 @@ class MultiHead(Mixer):
     def make_rule(self) -> Rule:
         """The rule of this system, when the caller gives none."""
         return SoftmaxRule(bias=self.position if self.position.biases else None)
-
-    def _check_configuration(self) -> None:
-        name, across = type(self).__name__, self.context_dim is not None
-        use = (
-            ("causal_cross" if self.causal else "cross")
-            if across
-            else ("causal" if self.causal else "noncausal")
-        )
-        words = use.replace("_", " ") + ("" if across else " self") + "-attention"
-        require(
-            getattr(self.supports, use),
-            f"causal={self.causal} with context_dim={self.context_dim}: {name} has no {words}",
-        )
-        require(
-            self.pattern is None or isinstance(self.pattern, Pattern),
-            f"pattern is {self.pattern!r}, but it is a Pattern, such as Window(256)",
-        )
-        require(
-            self.pattern is None or self.supports.pattern,
-            f"pattern is {self.pattern}, but {name} takes no pattern: it chooses its own keys",
-        )
-        require(
-            self.kv_heads == self.heads or self.supports.grouped,
-            f"kv_heads={self.kv_heads} is not heads={self.heads}, but {name} shares no keys among heads",
-        )
-        require(
-            not (across and self.position.relates),
-            f"position is {type(self.position).__name__}, which relates positions of one sequence, "
-            f"but context_dim={self.context_dim} makes a layer across two",
-        )
 
     @classmethod
     def from_dense(cls, layer: MultiHead, **config) -> Self:
@@ -276,6 +226,20 @@ class MultiHead(Mixer):
         pattern = self.visible(k.shape[2], across=context is not None, padding=padding)
         own = padding if context is None else None
         return self.merge(self.attend_reference(q, k, v, x=x, pattern=pattern, padding=own), x=x)
+
+    def mixing_matrix(self, x, context=None, padding=None):
+        if not (self.supports.linear_in_values and self.rule.supports.linear_in_values):
+            return super().mixing_matrix(x, context, padding)
+        self.check_inputs(x, context, padding)
+        q, k, v = self.project(x, context)
+        pattern = self.visible(k.shape[2], across=context is not None, padding=padding)
+        each = torch.eye(v.shape[2], dtype=v.dtype, device=v.device).expand(*v.shape[:2], -1, -1)
+        own = padding if context is None else None
+        return self.attend_reference(q, k, each, x=x, pattern=pattern, padding=own)
+
+    def mix(self, matrix, x, context=None):
+        values = self.project(x, context)[2]
+        return self.merge(matrix @ values.repeat_interleave(self.heads // values.shape[1], dim=1), x=x)
 
     def explain(self, length: int, *, keys: int | None = None):
         """How this layer would run at a length (the plan of its softmax under its pattern)."""

@@ -17,7 +17,7 @@ from tests.contract.sound import DenseRule, PlainSoftmax, RunningMean, Sum
 
 SELF_ONLY = Supports(
     noncausal=False, cross=False, causal_cross=False, step=False, pattern=False, padding=False, grouped=False,
-    time=2.0, memory=2.0,
+    linear_in_values=False, time=2.0, memory=2.0,
 )  # fmt: skip
 
 
@@ -259,6 +259,18 @@ class WidensPatterns(PlainSoftmax):
         if self.pattern is None:
             return super().visible(keys, across=across, padding=padding)
         return both(Causal() if self.causal and not across else None, self.pattern.on(keys) | Blocks(4))
+
+
+class BentHeads(PlainSoftmax):
+    """Bends what its heads found, and declares itself linear in its values."""
+
+    supports = replace(PlainSoftmax.supports, step=False)
+
+    def attend(self, q, k, v, **given):
+        return super().attend(q, k, v, **given).tanh()
+
+    def attend_reference(self, q, k, v, **given):
+        return super().attend_reference(q, k, v, **given).tanh()
 
 
 class NarrowValues(DenseRule):

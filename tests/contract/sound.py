@@ -56,7 +56,7 @@ class RunningMean(Mixer):
 
     supports = Supports(
         noncausal=False, cross=False, causal_cross=False, pattern=False, padding=False, grouped=False,
-        time=1.0, memory=1.0, state=0.0,
+        linear_in_values=False, time=1.0, memory=1.0, state=0.0,
     )  # fmt: skip
     decay = 0.9
 

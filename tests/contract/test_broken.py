@@ -12,6 +12,7 @@ BROKEN: dict[type, dict[str, str]] = {
     broken.WrongReference: {
         "reference": "forward is off its reference by",
         "gradients": "off the reference's by",
+        "mixing matrix": "the matrix times the values is off the output by",
         "values": "with scale=None and wide values forward is off its reference by",
     },
     broken.NonFiniteGradients: {"gradients": "is not finite"},
@@ -38,7 +39,11 @@ BROKEN: dict[type, dict[str, str]] = {
     broken.StepInPlace: {"step": "stepping the old state 0 again is off by"},
     broken.GrowingState: {"state": "so it grows as n^1.00"},
     broken.GrowingStep: {"decoding": "but the declared state allows n^0"},
-    broken.SoftPadding: {"padding": "padding leak: changing the padded key", "right padding": "than alone"},
+    broken.SoftPadding: {
+        "padding": "padding leak: changing the padded key",
+        "right padding": "than alone",
+        "mixing matrix": "the matrix takes something of a padded token",
+    },
     broken.EmptyRows: {"padded rows": "nothing but padding gives values that are not finite"},
     broken.CountsPadding: {"right padding": "real tokens give something else with"},
     broken.WidensPatterns: {"pattern": "pattern leak: changing key"},
@@ -47,6 +52,7 @@ BROKEN: dict[type, dict[str, str]] = {
     broken.WrongGroups: {"grouped": "heads that share keys differ"},
     broken.IgnoresContext: {"cross": "the output does not move when the context changes"},
     broken.QueriesMix: {"causal cross": FUTURE},
+    broken.BentHeads: {"mixing matrix": "the matrix times the values is off the output by"},
     broken_maps.WiderThanDeclared: {"receptive field": "which its receptive field does not hold"},
     broken_maps.NarrowerThanDeclared: {"reach": "does not see"},
     broken_maps.ChoosesFromAfar: {"receptive field": "changing what lies outside the field of"},
@@ -59,7 +65,7 @@ BROKEN: dict[type, dict[str, str]] = {
 
 ALSO: dict[type, set[str]] = {
     broken.RemembersTheLast: {"reference", "causality", "step", "batch", "layout", "state dict"},
-    broken.EmptyRows: {"reference", "gradients"},
+    broken.EmptyRows: {"reference", "gradients", "mixing matrix"},
 }
 """What else falls with it: a layer that remembers gives no two equal answers to compare."""
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import regardant
-from regardant.core import mixer
+from regardant.core import checks
 from regardant.core.mixer import MultiHead
 from regardant.core.pattern import Causal, Document, PerHead, Sink, Window
 from regardant.core.rule import Rule, SoftmaxRule
@@ -241,13 +241,13 @@ def test_explain_names_the_plan():
 
 
 def test_half_precision_on_a_device_that_lacks_it(monkeypatch):
-    monkeypatch.setattr(mixer, "computes_in", lambda device, dtype: dtype != torch.float16)
+    monkeypatch.setattr(checks, "computes_in", lambda device, dtype: dtype != torch.float16)
     layer, x = MultiHead(8, 2).half(), torch.zeros(1, 3, 8, dtype=torch.float16)
     with pytest.raises(ValueError, match=r"x is torch\.float16, which cpu does not compute in: use float32"):
         layer(x)
 
 
-@pytest.mark.skipif(not mixer.computes_in("cpu", torch.bfloat16), reason="no bfloat16 here")
+@pytest.mark.skipif(not checks.computes_in("cpu", torch.bfloat16), reason="no bfloat16 here")
 def test_autocast_decides_on_the_type_itself():
     layer, x = MultiHead(8, 2), torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
@@ -323,3 +323,30 @@ def test_bad_input_is_one_sentence(broken, sentence):
     with pytest.raises(ValueError, match=sentence) as raised:
         broken()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_mixing_matrix_is_the_softmax_of_the_logits_and_shared_keys_have_one_a_query_head(causal):
+    layer = MultiHead(16, 4, causal=causal, kv_heads=2).double()
+    x = torch.randn(1, 5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    q, k, v = layer.project(x)
+    matrix = layer.mixing_matrix(x)
+    logits = q[0, 3] @ k[0, 1].mT / 2
+    if causal:
+        logits = logits.masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf)
+    torch.testing.assert_close(matrix[0, 3], logits.softmax(-1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(layer.mix(matrix, x), layer(x), rtol=0, atol=1e-12)
+    even = torch.full((1, 4, 5, 5), 0.2, dtype=torch.float64)
+    mean = v.mean(2, keepdim=True).repeat_interleave(2, dim=1).expand(-1, -1, 5, -1)
+    torch.testing.assert_close(layer.mix(even, x), layer.merge(mean, x=x), rtol=0, atol=1e-12)
+
+
+def test_what_is_not_linear_in_its_values_has_no_mixing_matrix():
+    class Squared(SoftmaxRule):
+        supports = Supports(linear_in_values=False)
+
+    layer = MultiHead(16, 4, rule=Squared())
+    with pytest.raises(
+        ValueError, match="MultiHead has no mixing matrix: it is not a matrix times its values"
+    ):
+        layer.mixing_matrix(torch.zeros(1, 3, 16))

@@ -1,0 +1,85 @@
+"""What a mixer says to inputs and configurations that do not fit it: one sentence each."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from regardant.core.errors import require
+from regardant.core.pattern import Pattern
+
+if TYPE_CHECKING:
+    from regardant.core.mixer import MultiHead
+
+
+@cache
+def computes_in(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether a device multiplies matrices of this type at all."""
+    try:
+        one = torch.ones(2, 2, device=device_type, dtype=dtype)
+        torch.softmax(one @ one, dim=-1)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def check_input(name: str, x: Tensor, axes: str, width: int, weight: Tensor) -> None:
+    """Rank, width and type of an input, held against the weight that will meet it."""
+    count = len(axes.split(", "))
+    require(x.ndim == count, f"{name} has shape {tuple(x.shape)}, but it is [{axes}]")
+    require(x.shape[-1] == width, f"{name} has width {x.shape[-1]}, but this layer was made for {width}")
+    if torch.is_autocast_enabled(x.device.type):
+        return
+    require(x.dtype == weight.dtype, f"{name} is {x.dtype}, but this layer's weights are {weight.dtype}")
+    require(
+        computes_in(x.device.type, x.dtype),
+        f"{name} is {x.dtype}, which {x.device.type} does not compute in: use float32 or bfloat16",
+    )
+
+
+def check_heads(dim: int, heads: int, kv_heads: int | None, head_dim: int | None) -> None:
+    require(dim >= 1, f"dim is {dim}, but a layer is at least 1 wide")
+    require(heads >= 1, f"heads is {heads}, but there is at least 1")
+    require(
+        head_dim is not None or dim % heads == 0,
+        f"dim={dim} does not divide into heads={heads}: make it a multiple, or give head_dim",
+    )
+    require(
+        kv_heads is None or (kv_heads >= 1 and heads % kv_heads == 0),
+        f"kv_heads={kv_heads} does not divide heads={heads}",
+    )
+
+
+def check_configuration(layer: MultiHead) -> None:
+    """The use, the pattern, the sharing of keys and the position, held against what the class supports."""
+    name, supports, across = type(layer).__name__, layer.supports, layer.context_dim is not None
+    use = (
+        ("causal_cross" if layer.causal else "cross")
+        if across
+        else ("causal" if layer.causal else "noncausal")
+    )
+    words = use.replace("_", " ") + ("" if across else " self") + "-attention"
+    require(
+        getattr(supports, use),
+        f"causal={layer.causal} with context_dim={layer.context_dim}: {name} has no {words}",
+    )
+    require(
+        layer.pattern is None or isinstance(layer.pattern, Pattern),
+        f"pattern is {layer.pattern!r}, but it is a Pattern, such as Window(256)",
+    )
+    require(
+        layer.pattern is None or supports.pattern,
+        f"pattern is {layer.pattern}, but {name} takes no pattern: it chooses its own keys",
+    )
+    require(
+        layer.kv_heads == layer.heads or supports.grouped,
+        f"kv_heads={layer.kv_heads} is not heads={layer.heads}, but {name} shares no keys among heads",
+    )
+    require(
+        not (across and layer.position.relates),
+        f"position is {type(layer.position).__name__}, which relates positions of one sequence, "
+        f"but context_dim={layer.context_dim} makes a layer across two",
+    )
