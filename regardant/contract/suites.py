@@ -17,10 +17,14 @@ from regardant.contract import (
     growth,
     isolation,
     keeping,
+    known_answers,
     mixing,
+    network,
     order,
+    task,
     wrong_input,
 )
+from regardant.contract.brought import FOLDERS, Brought
 from regardant.contract.drawing import Trials
 from regardant.contract.recognise import recognise
 from regardant.contract.report import Broken, Report, Skip, Verdict
@@ -30,7 +34,7 @@ from regardant.core.errors import require
 EXAMPLES = 25
 """Drawn configurations a property, besides the explicit ones."""
 
-Property = Callable[[Trials], str]
+Property = Callable[[Any], str]
 Progress = Callable[[str, str], None]
 
 _EVERYWHERE: dict[str, Property] = {
@@ -68,19 +72,53 @@ _GRID: dict[str, Property] = {
     "reach": field_of_view.reach,
 }
 _RULE: dict[str, Property] = {"values": carried.values}
+_NETWORK: dict[str, Property] = {
+    "shape": network.shape,
+    "reference": network.reference,
+    "gradients": network.gradients,
+    "half precision": network.half_precision,
+    "batch": network.batch,
+    "layout": network.layout,
+    "stateless": network.stateless,
+    "state dict": network.state_dict,
+    "errors": network.errors,
+}
+_TASK: dict[str, Property] = {
+    "shape": task.shape,
+    "generator": task.generator,
+    "global generator": task.global_generator,
+    "validation": task.validation,
+    "held out": task.held_out,
+    "loss": task.loss,
+    "best": task.best,
+    "sums": task.sums,
+    "errors": task.errors,
+}
+_KNOWN_ANSWERS: dict[str, Property] = {
+    "answers": known_answers.answers,
+    "generator": known_answers.generator,
+    "untouched": known_answers.untouched,
+}
 SUITES: dict[str, dict[str, Property]] = {
     "sequence": _EVERYWHERE | _SEQUENCE,
     "rule": _EVERYWHERE | _SEQUENCE | _RULE,
     "grid": _EVERYWHERE | _GRID,
     "gate": _EVERYWHERE,
+    "network": _NETWORK,
+    "task": _TASK,
+    "known answers": _KNOWN_ANSWERS,
 }
+FOLDER_SUITES = {"sequence": "sequence", "grid": "grid", "gate": "gate"} | FOLDERS
+"""The folders of the package whose systems have a suite, and which."""
+_GIVEN = {"network": network.Examples, "task": task.Variants, "known answers": known_answers.Answers}
+"""What the properties of a suite are asked about, where it is one thing for all of them."""
 
 
 def check(
     obj: Any, *, kind: str | None = None, config: Mapping[str, Any] | None = None, causal: bool | None = None,
     examples: int = EXAMPLES, seed: int = 0, progress: Progress | None = None, name: str | None = None,
 ) -> Report:  # fmt: skip
-    """Put a layer or a rule through its suite.
+    """Put a layer, a rule, a network, a task or what has known answers through its suite.
 
     `obj` is a class, an instance, a factory, or `"module:Attribute"` of one. `config` holds arguments
     for its constructor (for an instance: its `dim`, its `heads`, where they cannot be found), `causal`
@@ -93,15 +131,18 @@ def check(
     strange = sorted(set(subject.exempt) - set(suite))
     require(
         not strange,
-        f"supports.exempt of {subject.name} names {', '.join(map(repr, strange))}; "
+        f"exempt of {subject.name} names {', '.join(map(repr, strange))}; "
         f"the properties are {', '.join(suite)}",
     )
+    given = _GIVEN.get(subject.kind)
+    whole = given(subject, examples=examples, seed=seed) if given else None
     verdicts = []
     with _one_thread():
         for title, prove in suite.items():
             if progress is not None:
                 progress(subject.name, title)
-            verdicts.append(_verdict(subject, title, prove, examples=examples, seed=seed))
+            asked = whole or Trials(subject, examples=examples, seed=seed)
+            verdicts.append(_verdict(subject, title, prove, asked))
     return Report(subject.name, subject.kind, verdicts)
 
 
@@ -116,12 +157,12 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _verdict(subject: Subject, title: str, prove: Property, *, examples: int, seed: int) -> Verdict:
+def _verdict(subject: Subject | Brought, title: str, prove: Property, asked: Any) -> Verdict:
     if title in subject.exempt:
         return Verdict(title, "exempt", subject.exempt[title])
     began = perf_counter()
     try:
-        detail, status = prove(Trials(subject, examples=examples, seed=seed)), "passed"
+        detail, status = prove(asked), "passed"
     except Skip as skip:
         detail, status = str(skip), "skipped"
     except Broken as broken:
@@ -150,7 +191,8 @@ def run(
 
 def with_a_suite(kind: str | None = None) -> list[str]:
     """The systems that a suite exists for: all, or those of some kinds ("sequence,grid")."""
-    kinds = [part.strip() for part in kind.split(",")] if kind else ["sequence", "grid", "gate"]
+    kinds = [part.strip() for part in kind.split(",")] if kind else list(FOLDER_SUITES)
     for each in kinds:
-        require(each in SUITES, f"kind is {each!r}, but contract suites exist for sequence, grid, gate")
+        known = ", ".join(FOLDER_SUITES)
+        require(each in FOLDER_SUITES, f"kind is {each!r}, but contract suites exist for {known}")
     return sorted(name for each in kinds for name in catalog.names(each))
