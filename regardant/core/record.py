@@ -7,18 +7,21 @@
     record.settle()
 
 One record may pass through many layers; nothing is left behind on the modules.
+
+`Record(generator=…)` also tells layers that draw (which keys to see) to do so, and from where.
 """
 
 from collections import defaultdict
 from collections.abc import Callable
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 
 class Record:
     """Auxiliary losses (already weighted) and named observations, in the order of the layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, generator: Generator | None = None) -> None:
+        self.generator = generator
         self.losses: dict[str, list[Tensor]] = defaultdict(list)
         self.seen: dict[str, list[Tensor]] = defaultdict(list)
         self._deferred: dict[int, Callable[[], None]] = {}
