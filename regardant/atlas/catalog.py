@@ -158,4 +158,5 @@ def _initializers(constructor: Callable[..., Any]) -> list[tuple[Callable[..., A
     """The functions that take a constructor's arguments, nearest first, and how many to skip (`self`)."""
     if not inspect.isclass(constructor):
         return [(constructor, 0)]
-    return [(each.__init__, 1) for each in inspect.getmro(constructor) if "__init__" in vars(each)]
+    behind = [each for each in inspect.getmro(constructor) if each is not object]
+    return [(each.__init__, 1) for each in behind if "__init__" in vars(each)]

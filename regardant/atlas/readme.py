@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from regardant.atlas import record, source
-from regardant.atlas.catalog import PACKAGE, cards
+from regardant.atlas.catalog import KINDS, PACKAGE, cards
 from regardant.atlas.status import STATES, status
 from regardant.core.errors import require
 
@@ -33,18 +33,19 @@ def systems_table(*, package: Path = PACKAGE) -> str:
         verdict = record.read(card.slug, package=package).get("claim", {}).get("verdict", "")
         for system in card.systems:
             supports = source.supports(system.target, package=package)
-            if supports is None:
-                continue
-            decoding = {0.0: "constant", 1.0: "grows with n"}.get(supports.state, f"n^{supports.state:g}")
+            growth = decoding = ""
+            if supports is not None:
+                growth = f"n^{supports.time:g}"
+                decoding = {0.0: "constant", 1.0: "grows with n"}.get(supports.state, f"n^{supports.state:g}")
+                decoding = decoding if supports.step else ""
             paper = f"[{card.title}]({card.arxiv_url})" if card.arxiv_url else card.title
-            growth = f"n^{supports.time:g}"
             rows.append(
                 [
                     f"`{system.name}`",
                     system.kind,
                     paper,
                     growth,
-                    decoding if supports.step else "",
+                    decoding,
                     state,
                     verdict,
                 ]
@@ -55,7 +56,7 @@ def systems_table(*, package: Path = PACKAGE) -> str:
 
 
 def _order(row: list[str]) -> tuple[int, str]:
-    return ["sequence", "grid", "gate"].index(row[1]) if row[1] in ("sequence", "grid", "gate") else 9, row[0]
+    return KINDS.index(row[1]), row[0]
 
 
 def status_table(*, package: Path = PACKAGE) -> str:

@@ -97,7 +97,148 @@ class $name(Gate):
         return torch.einsum("bchw,bc->bchw", x, 1 / (1 + torch.exp(-scores)))
 ''')
 
-SYSTEMS = {"sequence": SEQUENCE, "grid": GRID, "gate": GATE}
+NETWORK = Template('''\
+"""$title
+
+    y = Σ_j softmax_j(q·x_j / √d) x_j,  one learned q
+
+So far this is pooling by one query, and its contract runs. Put the paper's equation here and, as plainly,
+in `reference`; bring examples of every option in `examples`; say what differs from the official code.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from regardant.core.errors import require
+from regardant.core.network import Example, Network
+
+
+class $name(Network):
+    """The mean of the tokens, weighted by their likeness to a learned query."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        require(dim >= 1, f"dim is {dim}, but tokens are at least 1 wide")
+        self.dim = dim
+        self.query = nn.Parameter(torch.randn(dim))
+
+    @classmethod
+    def examples(cls, generator: torch.Generator) -> Iterator[Example]:
+        for batch, length in ((2, 1), (3, 7), (1, 16)):
+            x = torch.randn(batch, length, 8, generator=generator, dtype=torch.float64)
+            yield Example({"dim": 8}, (x,))
+
+    def check(self, x: Tensor) -> None:
+        require(
+            x.ndim == 3 and x.shape[2] == self.dim,
+            f"x is {tuple(x.shape)}, but it is [batch, length, {self.dim}]",
+        )
+
+    def forward(self, x: Float[Tensor, "b n dim"]) -> Float[Tensor, "b dim"]:
+        self.check(x)
+        weights = (x @ self.query / self.dim**0.5).softmax(dim=1)
+        return (weights[:, None] @ x)[:, 0]
+
+    def reference(self, x: Float[Tensor, "b n dim"]) -> Float[Tensor, "b dim"]:
+        self.check(x)
+        raised = torch.exp(torch.einsum("bnd,d->bn", x, self.query) / self.dim**0.5)
+        return torch.einsum("bn,bnd->bd", raised, x) / raised.sum(dim=1, keepdim=True)
+''')
+
+TASK = Template('''\
+"""$title
+
+So far this asks which of a row's numbers is the largest, and its contract runs. Say here how the paper's
+data are drawn and by which measure they are scored.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from regardant.core.errors import require
+from regardant.task.held_out import Drawn
+from regardant.task.score import certain, hits, label_loss
+
+
+@dataclass(frozen=True)
+class $name(Drawn):
+    """Find the largest of `length` numbers; the metric is the accuracy."""
+
+    length: int = 8
+    held_out: int = 256
+
+    name: ClassVar[str] = "the largest number"
+    metric_name: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        require(self.length >= 2, f"length is {self.length}, but there is a choice among at least 2")
+        require(size >= 1, f"size is {size}, but at least 1 sample is drawn")
+        numbers = torch.randn(size, self.length, generator=generator)
+        return numbers, numbers.argmax(dim=1)
+
+    def perfect(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return certain(targets, self.length)
+
+    loss = staticmethod(label_loss)
+    metric = staticmethod(hits)
+''')
+
+KNOWN = Template('''\
+"""$title
+
+    H = −Σ_j p_j ln p_j
+
+So far this measures entropies, and its contract runs. Put the paper's equation here; give in
+`known_answers` cases whose answer is known by construction, in closed form or from autograd; say what
+differs from the official code.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from regardant.core.errors import require
+from regardant.core.known_answer import KnownAnswer
+
+
+class $name:
+    """The entropy of rows of weights, in nats."""
+
+    def __call__(self, weights: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
+        require(bool((weights >= 0).all()), "weights holds negative numbers, but its rows are distributions")
+        return torch.special.entr(weights).sum(dim=-1)
+
+    @classmethod
+    def known_answers(cls, generator: torch.Generator) -> Iterator[KnownAnswer]:
+        for count in (1, 2, 8):
+            even = torch.full((3, count), 1 / count, dtype=torch.float64)
+            known = torch.full((3,), count, dtype=torch.float64).log()
+            yield KnownAnswer(f"even over {count}", cls()(even), known)
+        chosen = torch.randint(8, (3,), generator=generator)
+        one = torch.nn.functional.one_hot(chosen, 8).double()
+        yield KnownAnswer("all on one", cls()(one), torch.zeros(3))
+''')
+
+SYSTEMS = {
+    "sequence": SEQUENCE,
+    "grid": GRID,
+    "gate": GATE,
+    "structure": NETWORK,
+    "backbone": NETWORK,
+    "task": TASK,
+    "lens": KNOWN,
+    "train": KNOWN,
+    "parallel": KNOWN,
+}
 
 CLAIM = Template('''\
 """$about"""

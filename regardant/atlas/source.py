@@ -163,6 +163,18 @@ def supports(target: str, *, package: Path = PACKAGE) -> Supports | None:
     return replace(Supports(), **{name: value for name, value in changes.items() if name in known})
 
 
+def exempt(target: str, *, package: Path = PACKAGE) -> dict[str, str]:
+    """The contract properties that the class says it cannot have, each with its reason, from its source."""
+    declared = supports(target, package=package)
+    if declared is not None:
+        return dict(declared.exempt)
+    for node in _lineage(target, package=package):
+        value = _assigned(node, "exempt") if isinstance(node, ast.ClassDef) else None
+        if value is not None:
+            return dict(_literal(value))
+    return {}
+
+
 def _lineage(target: str, *, package: Path) -> Iterator[ast.ClassDef | ast.FunctionDef]:
     """The class (or function) and the classes behind it, nearest first, as far as they are ours."""
     waiting, seen = [tuple(target.split(":"))], set()

@@ -60,6 +60,7 @@ def _describe_system(system: System, evidence: Mapping[str, Any]) -> dict[str, A
         "target": system.target,
         "config": [asdict(option) for option in source.configuration(system.target)],
         "supports": None if declared is None else asdict(declared),
+        "exempt": source.exempt(system.target),
         "contract": evidence.get("contract", {}).get(system.name),
     }
 
@@ -89,7 +90,7 @@ def _system(system: Mapping[str, Any]) -> Entries:
             entries.append(("not", ", ".join(unable)))
         growth = (f"{name} n^{declared[name]:g}" for name in ("time", "memory", "state"))
         entries.append(("grows as", ", ".join(growth)))
-        entries += [(f"exempt: {name}", why) for name, why in declared["exempt"].items()]
+    entries += [(f"exempt: {name}", why) for name, why in system["exempt"].items()]
     if verdict := system["contract"]:
         entries += [(f"contract: {name}", text) for name, text in _flat(verdict)]
     return entries

@@ -10,7 +10,9 @@ import torch
 
 from regardant.atlas import catalog, source
 from regardant.atlas.scaffold import scaffold
+from regardant.atlas.skeleton import SYSTEMS
 from regardant.atlas.status import status
+from regardant.contract import check
 from tests.atlas.small_package import a_card, put_card
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +70,7 @@ def test_the_class_may_be_named(package) -> None:
         ({"slug": "../bare"}, r"slug is '\.\./bare'"),
         (
             {"slug": "bare", "kind": "edit"},
-            "kind is 'edit', but there is a skeleton only for sequence, grid, gate",
+            "kind is 'edit', but there is a skeleton only for sequence, grid, gate, structure,",
         ),
         ({"slug": "bare", "name": "Not a name"}, "class is 'Not a name'"),
         ({"slug": "bare", "title": "Another"}, "title and arxiv are for a new card"),
@@ -101,7 +103,7 @@ def test_a_failure_half_way_leaves_nothing_behind(package, monkeypatch) -> None:
 
 
 def test_the_skeletons_are_in_the_house_style(tmp_path) -> None:
-    for number, kind in enumerate(("sequence", "grid", "gate")):
+    for number, kind in enumerate(SYSTEMS):
         for title in ("Short", LONG, 'A "quoted" \\ title'):
             scaffold(
                 f"{kind}-{len(title)}-{number}", kind=kind, title=title, arxiv="2301.01234", package=tmp_path
@@ -150,3 +152,10 @@ def test_the_gate_skeleton_works(tmp_path) -> None:
     layer = load(made.system).Bare(channels=6).double()
     x = torch.randn(2, 6, 4, 5, dtype=torch.float64)
     torch.testing.assert_close(layer(x), layer.reference(x), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["structure", "backbone", "task", "lens", "train", "parallel"])
+def test_the_skeletons_that_bring_their_examples_keep_their_contract(tmp_path, kind: str) -> None:
+    made = scaffold("bare", kind=kind, package=tmp_path)
+    report = check(load(made.system).Bare, kind=kind, examples=4)
+    assert report.passed, str(report)

@@ -5,6 +5,7 @@ import pytest
 from regardant.atlas import record, source
 from regardant.atlas.catalog import card, cards
 from regardant.atlas.scaffold import scaffold
+from regardant.atlas.skeleton import SYSTEMS
 from regardant.atlas.status import Status, status
 from tests.atlas.small_package import SYSTEM, put_source
 
@@ -89,7 +90,7 @@ def test_evidence_may_rest_on_more_modules_than_the_systems(package) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["sequence", "grid", "gate"])
+@pytest.mark.parametrize("kind", SYSTEMS)
 def test_a_skeleton_is_not_built_however_well_it_keeps_its_contract(package, kind: str) -> None:
     made = scaffold("bare", kind=kind, package=package)
     module = f"regardant.{kind}.bare"

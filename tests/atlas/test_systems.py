@@ -19,7 +19,14 @@ def test_every_system_resolves_to_its_class(name: str) -> None:
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_support_that_is_shown_is_the_one_that_is_declared(name: str) -> None:
-    assert source.supports(SYSTEMS[name].target) == catalog.resolve(name).supports
+    assert source.supports(SYSTEMS[name].target) == getattr(catalog.resolve(name), "supports", None)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_what_is_shown_as_exempt_is_what_is_declared(name: str) -> None:
+    constructor = catalog.resolve(name)
+    declared = getattr(getattr(constructor, "supports", constructor), "exempt", {})
+    assert source.exempt(SYSTEMS[name].target) == dict(declared)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
