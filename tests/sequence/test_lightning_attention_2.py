@@ -5,9 +5,10 @@ from math import exp
 import pytest
 import torch
 
+from regardant.core.decayed_rule import DecayedLinearRule
 from regardant.core.pattern import Causal, Padding
 from regardant.core.rule import HeadShape
-from regardant.sequence.lightning_attention_2 import DecayedLinearRule, LightningAttention2
+from regardant.sequence.lightning_attention_2 import LightningAttention2
 
 LENGTHS = [1, 2, 17, 64, 257]
 
