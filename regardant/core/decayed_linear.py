@@ -45,10 +45,10 @@ def decayed_linear(
     `log_decay` is log λ ≤ 0, one a head (None: λ = 1); g divides h, and each key and value head serves
     h/g query heads. `state` is S before the first token. States are float32 for half-precision inputs.
     """
-    _check(q, k, v, log_decay, state)
+    check_operands(q, k, v, log_decay, state)
     require(block >= 1, f"block is {block}, but a block holds at least one token")
     if state is None:
-        state = q.new_zeros((), dtype=_exact(q.dtype)).expand(*q.shape[:2], q.shape[3], v.shape[3])
+        state = q.new_zeros((), dtype=sum_dtype(q.dtype)).expand(*q.shape[:2], q.shape[3], v.shape[3])
     if log_decay is not None and log_decay.requires_grad and torch.is_grad_enabled():
         with torch.autocast(q.device.type, enabled=False):
             out, last = _forward_by_autograd(q, k, v, log_decay, state, block)
@@ -66,7 +66,7 @@ def decayed_linear_reference(
     state: Float[Tensor, "b h d e"] | None = None,
 ) -> Float[Tensor, "b h n e"]:
     """The equation as it stands, with the n×n matrix of λ^(t-s) (q_t·k_s) written out."""
-    _check(q, k, v, log_decay, state)
+    check_operands(q, k, v, log_decay, state)
     heads, n = q.shape[1:3]
     k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
     log_decay = q.new_zeros(heads) if log_decay is None else log_decay.to(q.dtype).clamp(min=SMALLEST_LOG)
@@ -110,7 +110,7 @@ class _DecayedLinear(torch.autograd.Function):
         ctx.save_for_backward(q, k, v, log_decay, state)
         ctx.block = block
         ctx.set_materialize_grads(False)
-        return _sweep_right(q, k, v, log_decay, state, block)
+        return sweep_right(q, k, v, log_decay, state, block)
 
     @staticmethod
     @once_differentiable
@@ -121,15 +121,15 @@ class _DecayedLinear(torch.autograd.Function):
         if grad_last is None:
             grad_last = torch.zeros_like(state)
         # dq_t = Σ_{s≤t} λ^(t-s) (dO_t·v_s) k_s is the forward equation with its operands renamed.
-        grad_q, _ = _sweep_right(grad_out, v, k, log_decay, state.mT, ctx.block)
-        grad_k, grad_v, grad_state = _sweep_left(q, k, v, grad_out, log_decay, grad_last, ctx.block)
+        grad_q, _ = sweep_right(grad_out, v, k, log_decay, state.mT, ctx.block)
+        grad_k, grad_v, grad_state = sweep_left(q, k, v, grad_out, log_decay, grad_last, ctx.block)
         return grad_q, grad_k, grad_v, None, grad_state.to(state.dtype), None
 
 
-def _sweep_right(q, k, v, log_decay, state, block):
+def sweep_right(q, k, v, log_decay, state, block):
     """The outputs [b h n e] and the state behind the last token, tile after tile from the first token."""
     out = q.new_empty(*q.shape[:3], v.shape[3])
-    last = q.new_empty(state.shape, dtype=_exact(q.dtype))
+    last = q.new_empty(state.shape, dtype=sum_dtype(q.dtype))
     d, e = state.shape[2:]
     runs, together = _tiling(q, k, block)
     by_group = _by_group(k, q, k, v, out, state, last)
@@ -158,10 +158,10 @@ def _sweep_right(q, k, v, log_decay, state, block):
     return out, last
 
 
-def _sweep_left(q, k, v, grad_out, log_decay, grad_last, block):
+def sweep_left(q, k, v, grad_out, log_decay, grad_last, block):
     """dK, dV and the gradient of the state before the first token, tile after tile from the last one."""
     grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
-    grad_first = q.new_empty(grad_last.shape, dtype=_exact(q.dtype))
+    grad_first = q.new_empty(grad_last.shape, dtype=sum_dtype(q.dtype))
     d, e = grad_last.shape[2:]
     runs, together = _tiling(q, k, block)
     by_group = _by_group(k, q, k, v, grad_out, grad_k, grad_v, grad_last, grad_first)
@@ -201,7 +201,7 @@ def _sweep_left(q, k, v, grad_out, log_decay, grad_last, block):
 def _forward_by_autograd(q, k, v, log_decay, state, block):
     """The same forward out of plain operations, for when the decay itself is learned."""
     runs, _ = _tiling(q, k, block)
-    dtype, exact = q.dtype, _exact(q.dtype)
+    dtype, exact = q.dtype, sum_dtype(q.dtype)
     q, k, v, state = (x.to(exact) for x in _by_group(k, q, k, v, state))
     outs = []
     for run in runs:
@@ -230,12 +230,12 @@ def _decay_of(groups, log_decay, k):
     return None if log_decay is None else log_decay.view(k.shape[1], -1)[groups]
 
 
-def _exact(dtype: torch.dtype) -> torch.dtype:
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
     """What sums are kept in."""
     return dtype if dtype == torch.float64 else torch.float32
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor | None) -> None:
+def check_operands(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor | None) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         require(x.ndim == 4, f"{name} has shape {tuple(x.shape)}, but it must be [b, heads, n, width]")
     (b, h, n, d), g, e = q.shape, k.shape[1], v.shape[3]
