@@ -10,6 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from regardant.core.errors import require
+
 VALIDATION_SEED = 4_026_531_839
 """Far from the small seeds that trainings are given, and within the 32 bits that torch's generator reads."""
 
@@ -37,4 +39,5 @@ class Drawn(ABC):
 
     @cached_property
     def _kept(self) -> tuple[Tensor, Tensor]:
+        require(self.held_out >= 1, f"held_out is {self.held_out}, but at least 1 sample is for validation")
         return self.batch(self.held_out, validation_generator())
