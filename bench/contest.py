@@ -30,6 +30,8 @@ class Contest:
     same: bool = True
     exact: Call | None = None
     backward: bool = True
+    lead: float = 0.0
+    """Seconds before each measurement that do not count: see `clock`."""
 
     @classmethod
     def of_layers(cls, ours: nn.Module, theirs: nn.Module, x: Tensor, **about) -> Contest:
@@ -59,7 +61,7 @@ class Contest:
         }
         rough = sum(timing.best for _, timing in clock(calls, budget=0, least=1))
         least = min(20, max(5, int(longest / rough)))
-        found = dict(clock(calls, budget=budget, least=least, warm=True))
+        found = dict(clock(calls, budget=budget, least=least, warm=True, lead=self.lead))
         return found["ours"], found["theirs"]
 
     def _call(self, run: Call, weights: Sequence[Tensor], phase: str) -> Callable[[], object]:

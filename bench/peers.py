@@ -22,6 +22,7 @@ from bench import peers_flex, peers_layers
 from bench.contest import Contest
 from bench.quiet import ENOUGH, Quiet
 from bench.results_file import Results
+from regardant.compare.clock import keep_freed_memory
 from regardant.compare.measurement import code
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
@@ -200,6 +201,7 @@ def main() -> None:
     words = [word.strip() for word in asked.only.split(",") if word.strip()]
     chosen = [pair for pair in pairs() if not words or any(word in pair.name for word in words)]
     lengths = [int(part) for part in asked.lengths.split(",")]
+    keep_freed_memory()
     results = Results("peers", *PACKAGES)
     if asked.fresh:
         for pair in chosen:

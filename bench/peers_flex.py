@@ -19,6 +19,9 @@ from regardant.core.pattern import Causal, Pattern, Window
 
 HEADS, WIDTH = 8, 64
 
+AWAKE = 0.01
+"""Seconds after which the threads of the other side sleep: compiled code has a pool of its own."""
+
 
 def heads(length: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(length)
@@ -40,6 +43,7 @@ def against(pattern: Pattern, mask: Callable[..., Tensor], length: int) -> Conte
         inputs=heads(length),
         exact=lambda q, k, v: plan.attend_dense(q, k, v, pattern),
         backward=False,
+        lead=AWAKE,
     )
 
 

@@ -23,7 +23,7 @@ from bench import limits, peers_flex
 from bench.limits import Limits
 from bench.quiet import Quiet
 from bench.results_file import Results
-from regardant.compare.clock import Timing, clock
+from regardant.compare.clock import Timing, clock, keep_freed_memory
 from regardant.compare.decoding import clock_steps
 from regardant.compare.measurement import code
 from regardant.compare.workload import Setting, Workload
@@ -194,7 +194,7 @@ def linear_step(_: Limits) -> tuple[float, Mapping[str, Timing]]:
     q, k, v = (x[:, :, 0] for x in draw(1))
     state, rates = torch.randn(1, HEADS, WIDTH, WIDTH), decay()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step() -> object:
         return decayed_linear_step(q, k, v, state, rates)
 
@@ -206,10 +206,10 @@ def cache_share(peaks: Limits) -> tuple[float, Mapping[str, Timing]]:
     n, rule = 65536, SoftmaxRule()
     q, k, v = draw(n)
     shape = HeadShape(1, HEADS, HEADS, WIDTH, WIDTH, q.device, q.dtype)
-    with torch.no_grad():
+    with torch.inference_mode():
         state = rule.start(shape, keys=k, values=v)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step() -> object:
         return rule.step(q[:, :, 0], None, None, state)
 
@@ -247,6 +247,7 @@ def main() -> None:
     asked = parser.parse_args()
     words = [word.strip() for word in asked.only.split(",") if word.strip()]
     chosen = [each for each in targets() if not words or any(word in each.name for word in words)]
+    keep_freed_memory()
     results, its = Results("targets"), code("lightning-attention-2")
     end, peaks, quiet, done = monotonic() + asked.seconds, None, None, True
     for target in chosen:

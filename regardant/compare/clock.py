@@ -48,11 +48,13 @@ def wait_for(device: torch.device) -> Callable[[], None]:
 
 def clock(
     calls: Mapping[Key, Callable[[], object]], *, budget: float = 0.5, least: int = 3, most: int = 1000,
-    device: torch.device | str = "cpu", warm: bool = False,
+    device: torch.device | str = "cpu", warm: bool = False, lead: float = 0.0,
 ) -> Iterator[tuple[Key, Timing]]:  # fmt: skip
     """Each call's timing as soon as it is known: after `budget` seconds and `least` repetitions.
 
-    The calls take turns. Each is warmed up first, twice where that is short, unless all are `warm`.
+    The calls take turns. Each is warmed up first, twice where that is short, unless all are `warm`. With a
+    `lead`, a turn begins with so many seconds of the same call that do not count: two libraries with pools
+    of threads of their own disturb each other until the idle pool has gone to sleep.
     """
     synchronize = wait_for(torch.device(device))
 
@@ -70,6 +72,9 @@ def clock(
     seconds: dict[Key, list[float]] = {key: [] for key in calls}
     while seconds:
         for key, spent in list(seconds.items()):
+            ahead = 0.0
+            while ahead < lead and (not spent or spent[-1] < 10 * lead):
+                ahead += once(calls[key])
             spent.append(once(calls[key]))
             if len(spent) >= most or (len(spent) >= least and sum(spent) >= budget):
                 yield key, Timing.of(seconds.pop(key))

@@ -65,6 +65,9 @@ class Cache:
     With `keep`, only the last `keep` rows stay, in storage of twice that size. Two caches may share
     storage: an append writes in place only when nobody has written behind this cache's end, and copies
     otherwise, so a fork never sees its sibling's rows. With gradients on, rows are concatenated.
+
+    With `upright`, each channel's rows lie side by side in memory: what a product of weights and rows reads
+    fastest, where a product of a query and rows wants each row's channels side by side.
     """
 
     def __init__(
@@ -74,8 +77,9 @@ class Cache:
         end: int | None = None,
         keep: int | None = None,
         written: list[int] | None = None,
+        upright: bool = False,
     ):
-        self.storage, self.keep = storage, keep
+        self.storage, self.keep, self.upright = storage, keep, upright
         self.end = storage.shape[-2] if end is None else end
         self._written = [self.end] if written is None else written
 
@@ -92,18 +96,24 @@ class Cache:
         )
         more = row.shape[-2]
         if torch.is_grad_enabled():  # an earlier step may have kept these rows for its way back
-            return Cache(torch.cat([self.rows, row], dim=-2), keep=self.keep)
+            return Cache(torch.cat([self.rows, row], dim=-2), keep=self.keep, upright=self.upright)
         storage, end, written = self.storage, self.end, self._written
         if end + more > storage.shape[-2] or written[0] != end:
             rows = self.rows
             end = rows.shape[-2]
             room = 2 * self.keep + more if self.keep is not None else max(16, 2 * (end + more))
-            storage = storage.new_empty(*storage.shape[:-2], room, storage.shape[-1])
+            storage = self._room(room)
             storage.narrow(-2, 0, end).copy_(rows)
             written = [end]
         storage.narrow(-2, end, more).copy_(row)
         written[0] = end + more
-        return Cache(storage, end=end + more, keep=self.keep, written=written)
+        return Cache(storage, end=end + more, keep=self.keep, written=written, upright=self.upright)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Cache:
-        return Cache(change(self.rows), keep=self.keep)
+        return Cache(change(self.rows), keep=self.keep, upright=self.upright)
+
+    def _room(self, rows: int) -> Tensor:
+        *lead, _, channels = self.storage.shape
+        if self.upright:
+            return self.storage.new_empty(*lead, channels, rows).mT
+        return self.storage.new_empty(*lead, rows, channels)

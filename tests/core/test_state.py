@@ -20,12 +20,13 @@ def held(cache):
     return cache.rows[0, 0, :, 0].tolist()
 
 
-def empty(**own):
-    return Cache(torch.empty(1, 2, 0, 3, dtype=torch.float64), **own)
+@pytest.fixture(params=[False, True], ids=["rows", "upright"])
+def empty(request):
+    return lambda **own: Cache(torch.empty(1, 2, 0, 3, dtype=torch.float64), upright=request.param, **own)
 
 
 @torch.no_grad()
-def test_rows_come_in_order_and_may_come_several_at_once():
+def test_rows_come_in_order_and_may_come_several_at_once(empty):
     cache = empty()
     assert held(cache) == []
     for values in ((0.0,), (1.0, 2.0), (3.0,)):
@@ -35,7 +36,7 @@ def test_rows_come_in_order_and_may_come_several_at_once():
 
 
 @torch.no_grad()
-def test_forks_never_see_their_siblings():
+def test_forks_never_see_their_siblings(empty):
     trunk = empty().append(row(0.0)).append(row(1.0))
     left = trunk.append(row(2.0))
     right = trunk.append(row(20.0))
@@ -49,7 +50,7 @@ def test_forks_never_see_their_siblings():
 
 @torch.no_grad()
 @pytest.mark.parametrize("keep", [1, 2, 5])
-def test_keep_holds_just_the_last_rows_in_bounded_room(keep):
+def test_keep_holds_just_the_last_rows_in_bounded_room(empty, keep):
     cache, rooms = empty(keep=keep), set()
     for value in range(40):
         cache = cache.append(row(float(value)))
@@ -59,7 +60,7 @@ def test_keep_holds_just_the_last_rows_in_bounded_room(keep):
 
 
 @torch.no_grad()
-def test_forks_of_a_cache_that_keeps():
+def test_forks_of_a_cache_that_keeps(empty):
     trunk = empty(keep=3)
     for value in range(7):
         trunk = trunk.append(row(float(value)))
@@ -72,7 +73,7 @@ def test_forks_of_a_cache_that_keeps():
 
 
 @torch.no_grad()
-def test_growing_costs_amortised_constant():
+def test_growing_costs_amortised_constant(empty):
     """Storage is made anew a logarithmic number of times, not once a row."""
     cache, storages = empty(), set()
     for value in range(1000):
@@ -87,7 +88,7 @@ def test_growing_costs_amortised_constant():
     assert copies <= 1000 / 50 + 5
 
 
-def test_gradients_flow_through_every_row():
+def test_gradients_flow_through_every_row(empty):
     rows = [row(float(value)).requires_grad_() for value in range(4)]
     cache = empty(keep=3)
     for each in rows:
@@ -97,7 +98,7 @@ def test_gradients_flow_through_every_row():
     assert [each.grad[0, 0, 0, 0].item() for each in rows[1:]] == [1, 10, 100]
 
 
-def test_rows_that_a_backward_pass_needs_are_not_written_over():
+def test_rows_that_a_backward_pass_needs_are_not_written_over(empty):
     """A query that learns over keys that do not: autograd holds on to the rows of every step."""
     query = torch.ones(3, dtype=torch.float64, requires_grad=True)
     cache, total = empty(), 0
@@ -109,7 +110,7 @@ def test_rows_that_a_backward_pass_needs_are_not_written_over():
     assert query.grad.tolist() == [expected] * 3
 
 
-def test_a_row_of_another_batch_is_refused():
+def test_a_row_of_another_batch_is_refused(empty):
     cache = Cache(torch.empty(2, 2, 0, 3))
     with pytest.raises(
         ValueError, match=r"the new row is \[1, 2, 1, 3\], but this state holds \[2, 2, 0, 3\]"
@@ -172,3 +173,11 @@ def test_bytes_count_rows_and_not_the_room_behind_them():
     rows, total, several = 2 * 3 * 3 * 4, 2 * 4, 2 * 5 * 4 + 2
     assert outer().nbytes == rows + total + several
     assert State(3).nbytes == 0
+
+
+@torch.no_grad()
+def test_upright_rows_lie_channel_by_channel(empty):
+    cache = empty().append(row(0.0, 1.0)).append(row(2.0))
+    along = -2 if cache.upright else -1
+    assert cache.rows.stride(along) == 1
+    assert cache.map(lambda rows: rows + 1).append(row(9.0)).rows.stride(along) == 1
