@@ -14,6 +14,7 @@ from regardant.core.errors import require
 from regardant.core.pattern import And, Causal, Pattern, Window, split_padding
 from regardant.core.state import Cache, State
 from regardant.core.supports import Supports
+from regardant.core.visibility import Bias
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,13 @@ class SoftmaxRule(Rule):
         super().__init__()
         self.bias, self.normaliser = bias, normaliser
 
+    def added(self, q: Float[Tensor, "b h m d"], *, scale: float | None, offset: int = 0) -> Bias | None:
+        """What is added to the logits of these queries, the first of which stands at `offset`."""
+        return self.bias
+
     def forward(self, q, k, v, *, pattern=None, scale=None):
-        return plan.attend(q, k, v, pattern, scale=scale, bias=self.bias, normaliser=self.normaliser)
+        bias = self.added(q, scale=scale)
+        return plan.attend(q, k, v, pattern, scale=scale, bias=bias, normaliser=self.normaliser)
 
     def reference(self, q, k, v, *, pattern=None, scale=None):
         return plan.attend_dense(q, k, v, pattern, scale=scale, bias=self.bias, normaliser=self.normaliser)
@@ -113,12 +119,15 @@ class SoftmaxRule(Rule):
             values = torch.empty(*lead, 0, shape.value_dim, device=shape.device, dtype=shape.dtype)
         length, reach = keys.shape[-2], None if pattern is None else pattern.reach()
         if reach is None or not reach.back < float("inf"):
-            return KeyValueState(length, Cache(keys), Cache(values), real=split_padding(pattern)[1])
+            return KeyValueState(
+                length, Cache(keys), Cache(_upright(values), upright=True), real=split_padding(pattern)[1]
+            )
         keep = max(int(reach.back) + 1, 1)
         first = (keys[..., : reach.first, :], values[..., : reach.first, :]) if reach.first else (None, None)
         recent = slice(max(length - keep, 0), None)
+        values = _upright(values[..., recent, :])
         return KeyValueState(
-            length, Cache(keys[..., recent, :], keep=keep), Cache(values[..., recent, :], keep=keep), *first
+            length, Cache(keys[..., recent, :], keep=keep), Cache(values, keep=keep, upright=True), *first
         )
 
     def step(self, q, k, v, state, *, pattern=None, scale=None):
@@ -137,7 +146,8 @@ class SoftmaxRule(Rule):
             mask = state.real[:, None, None, :]
         elif not _sees_all_it_keeps(pattern):
             mask = pattern.block(now, at, batch=q.shape[0], heads=q.shape[1])
-        bias = None if self.bias is None else self.bias.block(now, at)
+        bias = self.added(q[:, :, None], scale=scale, offset=max(state.length - 1, 0))
+        bias = None if bias is None else bias.block(now, at)
         out = plan.attend_rows(
             q[:, :, None], keys, values, mask, scale=scale, bias=bias, normaliser=self.normaliser
         )
@@ -154,6 +164,11 @@ class SoftmaxRule(Rule):
         return KeyValueState(
             state.length + 1, state.keys.append(k), state.values.append(v), first_keys, first_values
         )
+
+
+def _upright(values: Float[Tensor, "*lead n e"]) -> Float[Tensor, "*lead n e"]:
+    """The same values, each channel's side by side: a step reads them a good deal faster."""
+    return values if torch.is_grad_enabled() else values.mT.contiguous().mT
 
 
 def _sees_all_it_keeps(pattern: Pattern | None) -> bool:

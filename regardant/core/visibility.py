@@ -17,9 +17,14 @@ from regardant.core.pattern import And, Pattern, Reach, Window, both
 
 
 class Bias(Protocol):
-    """Adds to the logits. `stationary = True` says that it depends on `i - j` alone."""
+    """Adds to the logits, the same for all samples [h, m, n] or not [b, h, m, n].
 
-    def block(self, i: Int[Tensor, "m"], j: Int[Tensor, "n"]) -> Float[Tensor, "h m n"]: ...
+    `stationary = True` says that it depends on `i - j` alone.
+    """
+
+    def block(
+        self, i: Int[Tensor, "m"], j: Int[Tensor, "n"]
+    ) -> Float[Tensor, "h m n"] | Float[Tensor, "b h m n"]: ...
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,14 @@ class Visibility:
             return None
         return mask.expand(*mask.shape[:3], rows.shape[1], keys.shape[1])
 
-    def biases(self, rows: Int[Tensor, "t r"], keys: Int[Tensor, "t s"]) -> Float[Tensor, "1 t h r s"] | None:
+    def biases(
+        self, rows: Int[Tensor, "t r"], keys: Int[Tensor, "t s"]
+    ) -> Float[Tensor, "#b t h r s"] | None:
         if self.bias is None:
             return None
         blocks = [self.bias.block(i + self.offset, j.clamp(0, self.keys - 1)) for i, j in zip(rows, keys)]
-        return torch.stack(blocks)[None]
+        stacked = torch.stack(blocks, dim=-4)
+        return stacked if stacked.ndim == 5 else stacked[None]
 
     def addend(
         self, rows: Int[Tensor, "t r"], keys: Int[Tensor, "t s"], dtype: torch.dtype

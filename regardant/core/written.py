@@ -42,10 +42,11 @@ def attend_rows(
     batch, heads, rows, _ = q.shape
     shared, keys = k.shape[1], k.shape[2]
     # Query heads that share a key head are stacked into rows, so that keys are not copied.
-    logits = (q.reshape(batch, shared, -1, q.shape[-1]) @ k.transpose(-1, -2)).to(exact)
-    logits = logits.view(batch, heads, rows, keys) * scale
+    logits = ((q * scale).reshape(batch, shared, -1, q.shape[-1]) @ k.transpose(-1, -2)).to(exact)
+    logits = logits.view(batch, heads, rows, keys)
     if bias is not None:
         logits = logits + bias.to(exact)
+    empty = None
     if mask is None:
         seen = torch.ones((), dtype=torch.bool, device=q.device).expand(logits.shape)
         weights = (normaliser or softmax)(logits, seen)
@@ -55,9 +56,11 @@ def attend_rows(
         empty = ~mask.any(dim=-1, keepdim=True)
         logits = logits.masked_fill(~(mask | empty), -inf)
         weights = (normaliser or softmax)(logits, (mask | empty).expand(logits.shape))
-        weights = weights.masked_fill(~mask, 0)
+        if normaliser is not None:
+            weights = weights.masked_fill(~mask, 0)
     out = weights.to(v.dtype).view(batch, shared, -1, keys) @ v
-    return out.view(batch, heads, rows, v.shape[-1]).to(dtype)
+    out = out.view(batch, heads, rows, v.shape[-1]).to(dtype)
+    return out if empty is None else out.masked_fill(empty, 0)
 
 
 def attend_dense(
