@@ -1,0 +1,68 @@
+"""Logits by relative position, q_i·E[j - i]: a term for `regardant.core.plan` that depends on the query.
+
+Written out, E[j - i] is a tensor [m, n, d]. Skewing (Huang et al., "Music Transformer", 2018) needs the
+products with each row of E only, which number m + n - 1 over a block of m × n pairs:
+
+    X[a, t] = q_a · E[t]                        one matrix product
+    S[a, b] = X[a, b - a + m - 1]               the same numbers, read with a row that is one shorter
+
+The second line moves nothing: in memory, row a of S begins one element earlier than the last one ended.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def skewed(products: Float[Tensor, "*lead m t"], columns: int) -> Float[Tensor, "*lead m n"]:
+    """S[a, b] = products[a, b - a + m - 1] for b < `columns`, where t = m + columns - 1: a view."""
+    rows, width = products.shape[-2:]
+    if rows == 1:
+        return products
+    return products.flatten(-2)[..., rows - 1 : -1].unflatten(-1, (rows, width - 1))[..., :columns]
+
+
+class RelativeLogits:
+    """What q_i·E[j - i] adds to the logits of queries that stand at `offset` and after it.
+
+    Row r of the table is for j - i = r - `origin`; what lies farther out takes the outermost row. The
+    queries are to be scaled as the logits are.
+    """
+
+    stationary = False
+
+    def __init__(
+        self, q: Float[Tensor, "b h m d"], table: Float[Tensor, "#h p d"], *, origin: int, offset: int = 0
+    ):
+        self.q, self.table, self.origin, self.offset = q, table, origin, offset
+
+    def block(self, i: Int[Tensor, "m"], j: Int[Tensor, "n"]) -> Float[Tensor, "b h m n"]:
+        table, at = self.table, i - self.offset
+        if table.device.type == "cpu":  # few CPUs multiply halves fast, and none sums them well
+            table = table.to(torch.promote_types(table.dtype, torch.float32))
+        last = table.shape[-2] - 1
+        if not (_consecutive(i) and _consecutive(j)):
+            q = self.q[:, :, at.clamp(0, self.q.shape[2] - 1)].to(table.dtype)
+            row = (j - i[:, None] + self.origin).clamp(0, last)
+            return (q @ table.mT).gather(-1, row.expand(*q.shape[:2], -1, -1))
+        rows, columns = len(i), len(j)
+        # The table's row at the lower left corner of the block, which goes up by one a column and a row.
+        low, width = int(j[0] - i[0]) - (rows - 1) + self.origin, rows + columns - 1
+        begin, end = (min(max(row, 0), last) for row in (low, low + width - 1))
+        q = self.q.narrow(2, int(at[0]), rows).to(table.dtype)
+        products = q @ table[:, begin : end + 1].mT
+        before = min(max(-low, 0), width - 1)
+        after = width - before - products.shape[-1]
+        if before or after:  # beyond the table, every distance has the same product
+            left, right = products[..., :1], products[..., -1:]
+            products = torch.cat(
+                [left.expand(*left.shape[:3], before), products, right.expand(*right.shape[:3], after)],
+                dim=-1,
+            )
+        return skewed(products, columns)
+
+
+def _consecutive(positions: Int[Tensor, "n"]) -> bool:
+    return len(positions) == 1 or bool((positions.diff() == 1).all())
