@@ -20,7 +20,7 @@ import torch
 
 from bench import peers_flex, peers_layers
 from bench.contest import Contest
-from bench.quiet import ENOUGH, Quiet
+from bench.quiet import ENOUGH
 from bench.results_file import Results
 from regardant.compare.clock import keep_freed_memory
 from regardant.compare.measurement import code
@@ -106,7 +106,7 @@ def pairs() -> list[Pair]:
 
 def measure(results: Results, chosen: Iterable[Pair], lengths: Iterable[int], *, seconds: float) -> bool:
     """Fill in what is missing, shortest lengths first; False when the time was up before the end."""
-    end, quiet, chosen = monotonic() + seconds, Quiet(), list(chosen)
+    end, quiet, chosen = monotonic() + seconds, results.quiet, list(chosen)
     for length in sorted(lengths):
         for pair in chosen:
             name = f"{pair.name} at {length}"

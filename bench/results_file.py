@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from bench.quiet import ENOUGH
+from bench.quiet import ENOUGH, Quiet
 from regardant.compare.journal import write_whole
 from regardant.compare.machine import machine, versions
 
@@ -24,8 +25,10 @@ class Results:
         self.path = folder / f"{script}-{slug}.json"
         self.about = {"machine": where, "versions": versions(*packages)}
         self.rows: dict[str, dict[str, Any]] = {}
-        if self.path.exists() and not fresh:
-            self.rows = json.loads(self.path.read_text(encoding="utf-8"))["rows"]
+        kept = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+        if not fresh:
+            self.rows = kept.get("rows", {})
+        self.quiet = Quiet(kept.get("probe", inf))
 
     def has(self, name: str, code: str) -> bool:
         row = self.rows.get(name, {})
@@ -34,7 +37,8 @@ class Results:
     def put(self, name: str, row: Mapping[str, Any]) -> None:
         self.rows[name] = dict(row)
         rows = dict(sorted(self.rows.items()))
-        write_whole(self.path, json.dumps({**self.about, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
+        found = {**self.about, "probe": self.quiet.best, "rows": rows}
+        write_whole(self.path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
     def write_beside(self, text: str) -> Path:
         path = self.path.with_suffix(".md")

@@ -21,7 +21,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from bench import limits, peers_flex
 from bench.limits import Limits
-from bench.quiet import Quiet
 from bench.results_file import Results
 from regardant.compare.clock import Timing, clock, keep_freed_memory
 from regardant.compare.decoding import clock_steps
@@ -257,7 +256,7 @@ def main() -> None:
             done = False
             break
         if peaks is None:
-            quiet = Quiet()
+            quiet = results.quiet
             peaks = quiet.watch(limits.measure)[0]
         (value, timings), share = quiet.watch(partial(target.measure, peaks))
         row = {"value": value, "verdict": target.verdict(value), "quiet": share, "code": its}

@@ -2,6 +2,7 @@ import pytest
 
 from bench import peers
 from bench.peers import Pair
+from bench.quiet import Quiet
 from bench.results_file import Results
 
 
@@ -51,7 +52,7 @@ def test_what_is_on_file_is_not_measured_again(tmp_path, monkeypatch):
     monkeypatch.setattr(peers, "code", lambda system: "1")
     monkeypatch.setattr(peers, "compare", lambda length: compared.append(length) or {})
     monkeypatch.setattr(peers, "describe", lambda name, row: name)
-    monkeypatch.setattr(peers.Quiet, "watch", lambda self, measure: (measure(), 1.0))
+    monkeypatch.setattr(Quiet, "watch", lambda self, measure: (measure(), 1.0))
     results, pair = Results("peers", folder=tmp_path), Pair("a / b", "softmax", lambda length: length)
     assert peers.measure(results, [pair], [512, 128], seconds=60)
     assert compared == [128, 512]

@@ -1,3 +1,4 @@
+from bench import results_file
 from bench.quiet import ATTEMPTS, Quiet
 
 
@@ -28,3 +29,14 @@ def test_the_quietest_stands_where_none_was_quiet(monkeypatch):
 
 def test_a_share_is_at_most_all():
     assert 0 < Quiet().share() <= 1
+
+
+def test_the_best_ever_seen_on_the_machine_is_the_measure(tmp_path, monkeypatch):
+    monkeypatch.setattr(results_file, "machine", lambda: "small one")
+    first = results_file.Results("probe", folder=tmp_path)
+    first.quiet.best = 1e-9
+    first.put("row", {"value": 1})
+    again = results_file.Results("probe", folder=tmp_path)
+    assert again.quiet.best == 1e-9 and again.quiet.share() < 0.01
+    assert again.rows == {"row": {"value": 1}}
+    assert results_file.Results("probe", folder=tmp_path, fresh=True).rows == {}
