@@ -174,7 +174,8 @@ def _through(x: Float[Tensor, "*n d"], total: Float[Tensor, "*n d"]) -> Float[Te
 def _through_all(x: Float[Tensor, "b h n d"], total: Float[Tensor, "b h 1 d"]) -> Float[Tensor, "b h n 1"]:
     """The same, with one total for all."""
     total = total + EPSILON
-    return x @ total.mT + EPSILON * total.sum(-1, keepdim=True)
+    row = total @ x.mT  # a row times a matrix: several times faster than the matrix times a column
+    return (row + EPSILON * total.sum(-1, keepdim=True)).mT
 
 
 class Flowformer(MultiHead):

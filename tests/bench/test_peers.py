@@ -6,12 +6,13 @@ from bench.quiet import Quiet
 from bench.results_file import Results
 
 
-def row(ratio, best, *, does_less=False):
+def row(ratio, best, *, does_less=False, does_more=False):
     phase = {"ours": {}, "theirs": {}, "ratio": ratio, "ratio_of_best": best}
     return {
         "pair": "a / b",
         "length": 512,
         "does_less": does_less,
+        "does_more": does_more,
         "forward": phase,
         "code": "1",
         "quiet": 1.0,
@@ -37,6 +38,7 @@ def test_rows_are_kept_and_code_that_changed_makes_them_missing(tmp_path):
         (row(0.985, 0.985), False),
         (row(1.2, 0.9), False),
         (row(0.5, 0.5, does_less=True), False),
+        (row(0.5, 0.5, does_more=True), False),
     ],
 )
 def test_behind_is_where_median_and_best_are(tmp_path, its, told):
