@@ -55,23 +55,16 @@ def best(
 
 @torch.no_grad()
 def strongest(
-    q: Float[Tensor, "b h m d"], summaries: Float[Tensor, "b g c d"], count: int,
-    visible: Callable[[Int[Tensor, "r"]], Bool[Tensor, "#b #h r c"]],
-) -> tuple[Int[Tensor, "b h m s"], Bool[Tensor, "b h m s"]]:  # fmt: skip
-    """The `count` candidates whose summaries fit each query best, and which of them are there.
+    score: Callable[[slice], Float[Tensor, "b h r c"]], rows: int, count: int, *, pairs_a_row: int
+) -> tuple[Int[Tensor, "b h m s"], Bool[Tensor, "b h m s"]]:
+    """The `count` candidates with the largest scores for each query, and which of them are there.
 
-    `visible` says which candidates the queries at some rows may choose. Rows are taken in blocks, so that
-    memory is linear in them.
+    `score` is asked for some rows at a time (`pairs_a_row` scores each, all samples and heads together) and
+    says -inf where a query may not choose: so memory is linear in the rows.
     """
-    (b, h, m, d), (g, c) = q.shape, summaries.shape[1:3]
-    rows = max(1, PAIRS // max(b * h * c, 1))
-    found = []
-    for start in range(0, m, rows):
-        part = q[:, :, start : start + rows].reshape(b, g, -1, d)
-        scores = (exact(part) @ exact(summaries).mT).view(b, h, -1, c)
-        may = visible(torch.arange(start, min(start + rows, m), device=q.device))
-        found.append(best(scores.masked_fill(~may, -inf), count))
-    return torch.cat([at for at, _ in found], dim=2), torch.cat([there for _, there in found], dim=2)
+    step = max(1, PAIRS // max(pairs_a_row, 1))
+    found = [best(score(slice(row, min(row + step, rows))), count) for row in range(0, rows, step)]
+    return tuple(torch.cat(parts, dim=2) for parts in zip(*found))
 
 
 def rows_at(x: Float[Tensor, "b g n d"], at: Int[Tensor, "b h *s"]) -> Float[Tensor, "b h *s d"]:

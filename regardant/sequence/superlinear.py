@@ -34,12 +34,9 @@ from regardant.core.errors import require
 from regardant.core.mixer import MultiHead, check_input
 from regardant.core.partial_softmax import merge
 from regardant.core.pattern import split_padding
-from regardant.core.selected import attend_spans, best, exact, rows_at
+from regardant.core.selected import attend_spans, best, exact, rows_at, strongest
 from regardant.core.state import Cache, State
 from regardant.core.supports import Supports
-
-ROWS = 1024
-"""Queries whose anchors are scored at once."""
 
 
 @dataclass
@@ -130,26 +127,25 @@ class Superlinear(MultiHead):
         self, q: Float[Tensor, "b h n d"], k: Float[Tensor, "b g n d"], real: Bool[Tensor, "b n"] | None
     ) -> tuple[Int[Tensor, "b h n s"], Bool[Tensor, "b h n s"]]:
         """The best anchors of each query, and which of them are there; a choice, so without gradients."""
-        (b, h, n, _), shifts, found = q.shape, self.shifts(k.shape[2]), []
-        with torch.no_grad():
-            q, k = exact(q).unflatten(1, (k.shape[1], -1)), exact(k)[:, :, None]
-            for start in range(0, n, ROWS):
-                stop = min(start + ROWS, n)
-                near = [shift for shift in shifts if shift < stop]
-                scores = k.new_full((b, h, stop - start, max(len(near), 1)), -inf)
-                for column, shift in enumerate(near):
-                    low = max(start, shift)
-                    keys = k[:, :, :, low - shift : stop - shift]
-                    score = (q[:, :, :, low:stop] * keys).sum(-1).flatten(1, 2)
-                    if real is not None:
-                        score = score.masked_fill(~real[:, None, low - shift : stop - shift], -inf)
-                    scores[:, :, low - start :, column] = score
-                at, there = best(scores, self.spans)
-                behind = torch.tensor(near or [0], device=q.device)
-                anchors = torch.arange(start, stop, device=q.device)[:, None] - behind[at]
-                room = (0, self.spans - at.shape[-1])
-                found.append((F.pad(anchors.masked_fill(~there, 0), room), F.pad(there, room)))
-        return tuple(torch.cat(parts, dim=2) for parts in zip(*found))
+        (b, h, n, _), shifts = q.shape, self.shifts(k.shape[2])
+        q, k = exact(q.detach()).unflatten(1, (k.shape[1], -1)), exact(k.detach())[:, :, None]
+
+        def score(rows: slice) -> Float[Tensor, "b h r c"]:
+            scores = k.new_full((b, h, rows.stop - rows.start, max(len(shifts), 1)), -inf)
+            for column, shift in enumerate(shifts):
+                low = max(rows.start, shift)
+                if low >= rows.stop:
+                    break
+                keys = slice(low - shift, rows.stop - shift)
+                found = (q[:, :, :, low : rows.stop] * k[:, :, :, keys]).sum(-1).flatten(1, 2)
+                if real is not None:
+                    found = found.masked_fill(~real[:, None, keys], -inf)
+                scores[:, :, low - rows.start :, column] = found
+            return scores
+
+        at, there = strongest(score, n, self.spans, pairs_a_row=b * h * max(len(shifts), 1))
+        anchors = torch.arange(n, device=q.device)[:, None] - torch.tensor(shifts or [0], device=q.device)[at]
+        return anchors.masked_fill(~there, 0), there
 
     def attend(self, q, k, v, *, x, pattern, padding=None, record=None):
         real, (q, search) = _rows(split_padding(pattern)[1], len(q)), q.chunk(2, dim=1)

@@ -79,15 +79,10 @@ def test_the_best_are_the_largest_and_of_equal_ones_the_first():
     assert longer[0].tolist() == [1, 2]
 
 
-def test_the_strongest_candidates_are_those_of_the_visible_with_the_largest_products():
-    q, summaries = drawn(2, 4, 9, 5), drawn(2, 2, 6, 5, seed=1)
-
-    def visible(rows):
-        return torch.arange(6) < rows[:, None]
-
-    at, there = strongest(q, summaries, 2, visible)
-    scores = q @ summaries.repeat_interleave(2, 1).mT
-    scores = scores.masked_fill(~visible(torch.arange(9)), -torch.inf)
+@pytest.mark.parametrize("pairs_a_row", [1, 2**20, 2**30])
+def test_the_strongest_candidates_are_those_with_the_largest_scores(pairs_a_row):
+    scores = drawn(2, 4, 9, 6).masked_fill(torch.arange(6) >= torch.arange(9)[:, None], -torch.inf)
+    at, there = strongest(lambda rows: scores[:, :, rows], 9, 2, pairs_a_row=pairs_a_row)
     right = scores.sort(-1, descending=True).indices[..., :2]
     assert torch.equal(at[there], right[there])
     assert torch.equal(there.sum(-1)[0, 0], torch.tensor([0, 1, 2, 2, 2, 2, 2, 2, 2]))
