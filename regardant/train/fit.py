@@ -6,12 +6,13 @@ from the last checkpoint and ends where an uninterrupted one would have, bit for
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from regardant.core.errors import require
 from regardant.core.record import Record
 from regardant.train import checkpoint as checkpoints
 from regardant.train.task import Task
+
+if TYPE_CHECKING:
+    from regardant.parallel.sequence_parallel import SequenceParallel
 
 Progress = Callable[[int, int, float], None]
 """Told after every step: steps done, steps in all, the loss."""
@@ -43,13 +47,21 @@ def seeded(seed: int) -> Iterator[None]:
 def fit(
     model: nn.Module, task: Task, *, steps: int, batch: int, learning_rate: float, seed: int,
     device: str | torch.device = "cpu", progress: Progress | None = None, checkpoint: Path | None = None,
-    checkpoint_every: int = 100,
+    checkpoint_every: int = 100, parallel: SequenceParallel | None = None,
 ) -> Fitted:  # fmt: skip
-    """Train `model` in place on `task`; it is in evaluation mode afterwards."""
+    """Train `model` in place on `task`; it is in evaluation mode afterwards.
+
+    With `parallel` every rank makes this call, with the same model and the same arguments, and holds its
+    part of each sequence; the weights go the way that they would go in one process.
+    """
     require(steps >= 1, f"steps is {steps}, but a training takes at least 1")
     require(batch >= 1, f"batch is {batch}, but a batch holds at least 1 sample")
     require(learning_rate > 0, f"learning_rate is {learning_rate}, but it must be positive")
     require(checkpoint_every >= 1, f"checkpoint_every is {checkpoint_every}, but it is at least 1 step")
+    require(
+        parallel is None or "parallel" in inspect.signature(model.forward).parameters,
+        f"parallel is given, but {type(model).__name__} does not work on a part of a sequence",
+    )
     model.to(device)
     optimizer = torch.optim.AdamW(_groups(model), lr=learning_rate, betas=(0.9, 0.95))
     generator = torch.Generator().manual_seed(seed)
@@ -62,13 +74,14 @@ def fit(
         for step in range(len(losses), steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * schedule(step, steps)
-            loss = _step(model, task, optimizer, task.batch(batch, generator), device)
+            loss = _step(model, task, optimizer, task.batch(batch, generator), device, parallel)
             require(
                 math.isfinite(loss),
                 f"the loss is {loss} at step {step + 1} of {steps}: learning_rate={learning_rate} is high",
             )
             losses.append(loss)
-            if checkpoint is not None and (len(losses) % checkpoint_every == 0 or len(losses) == steps):
+            due = len(losses) % checkpoint_every == 0 or len(losses) == steps
+            if checkpoint is not None and due and (parallel is None or parallel.rank == 0):
                 _keep(checkpoint, run, losses, model, optimizer, generator)
             if progress is not None:
                 progress(len(losses), steps, loss)
@@ -100,17 +113,39 @@ def schedule(step: int, steps: int) -> float:
 
 def _step(
     model: nn.Module, task: Task, optimizer: torch.optim.Optimizer, sample: tuple[Tensor, Tensor],
-    device: str | torch.device,
+    device: str | torch.device, parallel: SequenceParallel | None,
 ) -> float:  # fmt: skip
     inputs, targets = (part.to(device) for part in sample)
     record = Record()
-    loss = task.loss(model(inputs, record=record), targets) + record.loss()
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    if parallel is None:
+        loss = task.loss(model(inputs, record=record), targets) + record.loss()
+        loss.backward()
+    else:
+        loss = _share(model, task, parallel.cut(inputs), parallel.cut(targets), parallel)
+        loss.backward()
+        parallel.sum_gradients(model.parameters())
+        loss = parallel.total(loss)
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     record.settle()
     return loss.item()
+
+
+def _share(
+    model: nn.Module, task: Task, inputs: Tensor, targets: Tensor, parallel: SequenceParallel
+) -> Tensor:
+    """This rank's part of the loss: its mean over what counts here, times the share of what counts."""
+    record = Record()
+    outputs = model(inputs, record=record, parallel=parallel)
+    require(
+        not record.losses,
+        f"the layers add losses of their own ({', '.join(record.losses)}), which no rank knows whole",
+    )
+    here = task.metric(outputs.detach(), targets)[1].to(outputs.dtype)
+    require(here.numel() == 1, f"the loss of {task.name} is no mean over tokens: it cannot be split")
+    loss = task.loss(outputs, targets) if here > 0 else 0 * outputs.sum()
+    return loss * (here / parallel.total(here))
 
 
 def _groups(model: nn.Module) -> list[dict[str, Any]]:

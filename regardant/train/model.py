@@ -2,12 +2,16 @@
 
 A mixer is given as a factory, called once a layer: `[partial(create, "moh", dim=64, heads=4)] * 2`.
 Different factories make a network of different layers.
+
+With `parallel` the input is this rank's part of sequences that are split over ranks
+(`regardant.parallel`), and so is the output.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +19,9 @@ from torch import Tensor, nn
 
 from regardant.core.errors import require
 from regardant.core.record import Record
+
+if TYPE_CHECKING:
+    from regardant.parallel.sequence_parallel import SequenceParallel
 
 Factory = Callable[[], nn.Module]
 
@@ -38,9 +45,15 @@ class Block(nn.Module):
             else None
         )
 
-    def forward(self, x: Float[Tensor, "b *n c"], *, record: Record | None = None) -> Float[Tensor, "b *n c"]:
+    def forward(
+        self, x: Float[Tensor, "b *n c"], *, record: Record | None = None,
+        parallel: SequenceParallel | None = None,
+    ) -> Float[Tensor, "b *n c"]:  # fmt: skip
         normed = self.mixer_norm(x)
-        x = x + (self.mixer(normed, record=record) if self.records else self.mixer(normed))
+        if parallel is not None:
+            x = x + parallel.mix(self.mixer, normed, record=record)
+        else:
+            x = x + (self.mixer(normed, record=record) if self.records else self.mixer(normed))
         return x if self.mlp is None else x + self.mlp(x)
 
 
@@ -56,14 +69,24 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList(Block(make(), dim, expansion=expansion) for make in mixers)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Float[Tensor, "b *n c"], *, record: Record | None = None) -> Float[Tensor, "b *n c"]:
+    def forward(
+        self, x: Float[Tensor, "b *n c"], *, record: Record | None = None,
+        parallel: SequenceParallel | None = None,
+    ) -> Float[Tensor, "b *n c"]:  # fmt: skip
+        require(
+            parallel is None or x.ndim == 3,
+            f"x is {list(x.shape)}, but what is split over ranks is a sequence, [batch, length, width]",
+        )
         if self.positions is not None:
-            x = x + self._positions_of(x)
+            x = x + self._positions_of(x, parallel)
         for block in self.blocks:
-            x = block(x, record=record)
+            x = block(x, record=record, parallel=parallel)
         return self.norm(x)
 
-    def _positions_of(self, x: Tensor) -> Tensor:
+    def _positions_of(self, x: Tensor, parallel: SequenceParallel | None) -> Tensor:
+        if parallel is not None:
+            whole = x[:, :1].expand(-1, parallel.ranks * x.shape[1], -1)
+            return parallel.cut(self._positions_of(whole, None), axis=0)
         size, room = x.shape[1:-1], self.positions.shape[:-1]
         require(
             len(size) == len(room) and all(wanted <= there for wanted, there in zip(size, room)),
@@ -86,9 +109,10 @@ class TokenModel(nn.Module):
         self.head = nn.Linear(dim, vocabulary, bias=False)
 
     def forward(
-        self, tokens: Int[Tensor, "b n"], *, record: Record | None = None
-    ) -> Float[Tensor, "b n vocabulary"]:
-        return self.head(self.trunk(self.embedding(tokens), record=record))
+        self, tokens: Int[Tensor, "b n"], *, record: Record | None = None,
+        parallel: SequenceParallel | None = None,
+    ) -> Float[Tensor, "b n vocabulary"]:  # fmt: skip
+        return self.head(self.trunk(self.embedding(tokens), record=record, parallel=parallel))
 
 
 class VectorModel(nn.Module):
@@ -105,9 +129,10 @@ class VectorModel(nn.Module):
         self.head = nn.Linear(dim, outputs)
 
     def forward(
-        self, x: Float[Tensor, "b *n features"], *, record: Record | None = None
-    ) -> Float[Tensor, "b *n outputs"]:
-        return self.head(self.trunk(self.embedding(x), record=record))
+        self, x: Float[Tensor, "b *n features"], *, record: Record | None = None,
+        parallel: SequenceParallel | None = None,
+    ) -> Float[Tensor, "b *n outputs"]:  # fmt: skip
+        return self.head(self.trunk(self.embedding(x), record=record, parallel=parallel))
 
 
 class Classifier(VectorModel):
