@@ -19,8 +19,10 @@ FOLDER = Path(__file__).resolve().parent / "results"
 class Results:
     """Rows by name. A row of other code, or measured while the machine was busy, counts as missing."""
 
-    def __init__(self, script: str, *packages: str, folder: Path = FOLDER, fresh: bool = False):
-        where = machine()
+    def __init__(
+        self, script: str, *packages: str, folder: Path = FOLDER, fresh: bool = False, device: str = "cpu"
+    ):
+        where = machine(device)
         slug = re.sub(r"[^a-z0-9]+", "-", where.lower()).strip("-")
         self.path = folder / f"{script}-{slug}.json"
         self.about = {"machine": where, "versions": versions(*packages)}

@@ -8,23 +8,20 @@ median against peaks of the same run (`bench.limits`). Goes on where it was stop
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
-from time import monotonic
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from bench import limits, peers_flex
+from bench import peers_flex
 from bench.limits import Limits
 from bench.results_file import Results
-from regardant.compare.clock import Timing, clock, keep_freed_memory
+from bench.target import Found, Target, arguments
+from bench.target import run as run_targets
+from regardant.compare.clock import Timing, clock
 from regardant.compare.decoding import clock_steps
-from regardant.compare.measurement import code
 from regardant.compare.workload import Setting, Workload
 from regardant.core import plan
 from regardant.core.decayed_linear import decayed_linear, decayed_linear_step
@@ -35,22 +32,6 @@ HEADS, WIDTH = 8, 64
 BLOCK = 64
 Call = Callable[[], object]
 Qkv = tuple[Tensor, Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A figure to reach. Where `passes` is below `stretch`, more is better; else less is."""
-
-    name: str
-    passes: float
-    stretch: float
-    measure: Callable[[Limits], tuple[float, Mapping[str, Timing]]]
-
-    def verdict(self, value: float) -> str:
-        sign = 1 if self.passes < self.stretch else -1
-        if sign * value >= sign * self.stretch:
-            return "stretch"
-        return "pass" if sign * value >= sign * self.passes else "behind"
 
 
 def targets() -> list[Target]:
@@ -133,7 +114,7 @@ def timed(calls: Mapping[str, Call]) -> dict[str, Timing]:
     return dict(clock(calls, budget=0.5, least=min(20, max(5, int(20 / rough))), warm=True))
 
 
-def ratio(found: Mapping[str, Timing], over: str, under: str) -> tuple[float, Mapping[str, Timing]]:
+def ratio(found: Mapping[str, Timing], over: str, under: str) -> Found:
     return found[over].median / found[under].median, found
 
 
@@ -142,29 +123,29 @@ def linear_products(n: int) -> int:
     return HEADS * n * (4 * BLOCK * WIDTH + 4 * WIDTH * WIDTH)
 
 
-def linear_share(n: int, peaks: Limits) -> tuple[float, Mapping[str, Timing]]:
+def linear_share(n: int, peaks: Limits) -> Found:
     found = timed({"ours": run(linear, draw(n))})
     return linear_products(n) / peaks.multiply / found["ours"].median, found
 
 
-def linear_rate(_: Limits) -> tuple[float, Mapping[str, Timing]]:
+def linear_rate(_: Limits) -> Found:
     found = timed({"2048": run(linear, draw(2048)), "65536": run(linear, draw(65536))})
     return 32 * found["2048"].median / found["65536"].median, found
 
 
-def linear_against_sdpa(n: int, _: Limits, *, backward: bool = False) -> tuple[float, Mapping[str, Timing]]:
+def linear_against_sdpa(n: int, _: Limits, *, backward: bool = False) -> Found:
     inputs = draw(n)
     calls = {"ours": run(linear, inputs, backward=backward), "sdpa": run(sdpa, inputs, backward=backward)}
     return ratio(timed(calls), "sdpa", "ours")
 
 
-def window_against_flex(width: int, _: Limits) -> tuple[float, Mapping[str, Timing]]:
+def window_against_flex(width: int, _: Limits) -> Found:
     contest = peers_flex.window_against_flex(16384, window=width)
     ours, flex = contest.clock("forward")
     return ratio({"ours": ours, "flex": flex}, "flex", "ours")
 
 
-def window_share(width: int, peaks: Limits) -> tuple[float, Mapping[str, Timing]]:
+def window_share(width: int, peaks: Limits) -> Found:
     n = 16384
     pairs = HEADS * (n * width - width * (width - 1) // 2)
     found = timed({"ours": run(partial(window, width=width), draw(n))})
@@ -172,24 +153,24 @@ def window_share(width: int, peaks: Limits) -> tuple[float, Mapping[str, Timing]
     return bound / found["ours"].median, found
 
 
-def window_backward(width: int, _: Limits) -> tuple[float, Mapping[str, Timing]]:
+def window_backward(width: int, _: Limits) -> Found:
     its, inputs = partial(window, width=width), draw(16384)
     found = timed({"forward": run(its, inputs), "backward": run(its, inputs, backward=True)})
     return ratio(found, "backward", "forward")
 
 
-def causal_against_sdpa(n: int, _: Limits) -> tuple[float, Mapping[str, Timing]]:
+def causal_against_sdpa(n: int, _: Limits) -> Found:
     inputs = draw(n)
     return ratio(timed({"ours": run(causal, inputs), "sdpa": run(sdpa, inputs)}), "sdpa", "ours")
 
 
-def steps(name: str, _: Limits) -> tuple[float, Mapping[str, Timing]]:
+def steps(name: str, _: Limits) -> Found:
     workload = Workload(Setting(name, dim=HEADS * WIDTH, heads=HEADS))
     found = {str(at): its for at, (its, _) in clock_steps(workload, (4096, 65536), least=400).items()}
     return ratio(found, "65536", "4096")
 
 
-def linear_step(_: Limits) -> tuple[float, Mapping[str, Timing]]:
+def linear_step(_: Limits) -> Found:
     q, k, v = (x[:, :, 0] for x in draw(1))
     state, rates = torch.randn(1, HEADS, WIDTH, WIDTH), decay()
 
@@ -201,7 +182,7 @@ def linear_step(_: Limits) -> tuple[float, Mapping[str, Timing]]:
     return found["ours"].median * 1e6, found
 
 
-def cache_share(peaks: Limits) -> tuple[float, Mapping[str, Timing]]:
+def cache_share(peaks: Limits) -> Found:
     n, rule = 65536, SoftmaxRule()
     q, k, v = draw(n)
     shape = HeadShape(1, HEADS, HEADS, WIDTH, WIDTH, q.device, q.dtype)
@@ -216,7 +197,7 @@ def cache_share(peaks: Limits) -> tuple[float, Mapping[str, Timing]]:
     return (k.nbytes + v.nbytes) / peaks.read / found["ours"].median, found
 
 
-def half_over_single(name: str, backward: bool, _: Limits) -> tuple[float, Mapping[str, Timing]]:
+def half_over_single(name: str, backward: bool, _: Limits) -> Found:
     function = {"linear": linear, "window": window, "causal": causal}[name]
     calls = {
         str(dtype).removeprefix("torch."): run(function, draw(4096, dtype), backward=backward)
@@ -225,48 +206,9 @@ def half_over_single(name: str, backward: bool, _: Limits) -> tuple[float, Mappi
     return ratio(timed(calls), "bfloat16", "float32")
 
 
-def table(rows: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]) -> str:
-    lines = [
-        "# Targets on a CPU", "", f"{about['machine']}; torch {about['versions']['torch']}.", "",
-        "| target | pass | stretch | measured | verdict |", "| --- | ---: | ---: | ---: | --- |",
-    ]  # fmt: skip
-    for target in targets():
-        if target.name in rows:
-            value = rows[target.name]["value"]
-            figures = " | ".join(f"{x:.3g}" for x in (target.passes, target.stretch, value))
-            lines.append(f"| {target.name} | {figures} | {target.verdict(value)} |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="words with commas; targets whose name holds one of them")
-    parser.add_argument("--seconds", type=float, default=540, help="begin nothing new after so long")
-    parser.add_argument("--fresh", action="store_true", help="measure anew what is chosen")
-    asked = parser.parse_args()
-    words = [word.strip() for word in asked.only.split(",") if word.strip()]
-    chosen = [each for each in targets() if not words or any(word in each.name for word in words)]
-    keep_freed_memory()
-    results, its = Results("targets"), code("lightning-attention-2")
-    end, peaks, quiet, done = monotonic() + asked.seconds, None, None, True
-    for target in chosen:
-        if not asked.fresh and results.has(target.name, its):
-            continue
-        if monotonic() > end:
-            done = False
-            break
-        if peaks is None:
-            quiet = results.quiet
-            peaks = quiet.watch(limits.measure)[0]
-        (value, timings), share = quiet.watch(partial(target.measure, peaks))
-        row = {"value": value, "verdict": target.verdict(value), "quiet": share, "code": its}
-        row["limits"] = asdict(peaks)
-        results.put(target.name, row | {"timings": {name: asdict(its) for name, its in timings.items()}})
-        print(f"{target.name}: {value:.3g} ({target.verdict(value)}, {share:.0%} of the machine)", flush=True)
-    text = table(results.rows, results.about)
-    print(f"\n{text}\n{results.path} and {results.write_beside(text)}")
-    if not done:
-        print("Not finished: run it again to go on.")
+    asked = arguments(__doc__).parse_args()
+    run_targets("Targets on a CPU", targets(), Results("targets"), asked)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def test_a_share_is_at_most_all():
 
 
 def test_the_best_ever_seen_on_the_machine_is_the_measure(tmp_path, monkeypatch):
-    monkeypatch.setattr(results_file, "machine", lambda: "small one")
+    monkeypatch.setattr(results_file, "machine", lambda device: "small one")
     first = results_file.Results("probe", folder=tmp_path)
     first.quiet.best = 1e-9
     first.put("row", {"value": 1})
