@@ -8,7 +8,8 @@
 
 One record may pass through many layers; nothing is left behind on the modules.
 
-`Record(generator=…)` also tells layers that draw (which keys to see) to do so, and from where.
+`Record(generator=…)` also tells layers that draw (which keys to see) to do so, and from where. And what a
+layer puts into `handed`, layers after it in the same pass may take: attention that is computed once.
 """
 
 from collections import defaultdict
@@ -24,6 +25,7 @@ class Record:
         self.generator = generator
         self.losses: dict[str, list[Tensor]] = defaultdict(list)
         self.seen: dict[str, list[Tensor]] = defaultdict(list)
+        self.handed: dict[str, Tensor] = {}
         self._deferred: dict[int, Callable[[], None]] = {}
 
     def add_loss(self, name: str, value: Tensor) -> None:

@@ -28,6 +28,46 @@ def softmax(logits: Float[Tensor, "*rows n"], mask: Bool[Tensor, "*rows n"]) -> 
     return logits.softmax(dim=-1)
 
 
+def row_weights(
+    q: Float[Tensor, "b h m d"], k: Float[Tensor, "b g n d"], mask: Bool[Tensor, "#b #h m n"] | None = None,
+    *, scale: float | None = None, bias: Float[Tensor, "#h m n"] | Float[Tensor, "#b #h m n"] | None = None,
+    normaliser: Normaliser | None = None,
+) -> Float[Tensor, "b h m n"]:  # fmt: skip
+    """What these rows take of these keys, in float32 at least; nothing where a row sees no key."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    exact = torch.promote_types(q.dtype, torch.float32)
+    if q.device.type == "cpu":  # few CPUs multiply halves fast
+        q, k = q.to(exact), k.to(exact)
+    batch, heads, rows, _ = q.shape
+    shared, keys = k.shape[1], k.shape[2]
+    # Query heads that share a key head are stacked into rows, so that keys are not copied.
+    logits = (q.reshape(batch, shared, -1, q.shape[-1]) @ k.transpose(-1, -2)).to(exact)
+    logits = logits.view(batch, heads, rows, keys) * scale
+    if bias is not None:
+        logits = logits + bias.to(exact)
+    if mask is None:
+        seen = torch.ones((), dtype=torch.bool, device=q.device).expand(logits.shape)
+        return (normaliser or softmax)(logits, seen)
+    # A row without keys is normalised as if it saw all of them and emptied after, so that no NaN
+    # ever comes up, in the gradients neither.
+    empty = ~mask.any(dim=-1, keepdim=True)
+    logits = logits.masked_fill(~(mask | empty), -inf)
+    weights = (normaliser or softmax)(logits, (mask | empty).expand(logits.shape))
+    return weights.masked_fill(~mask, 0)
+
+
+def weighted_values(
+    weights: Float[Tensor, "b h m n"], v: Float[Tensor, "b g n e"]
+) -> Float[Tensor, "b h m e"]:  # fmt: skip
+    """Weights times values, which heads may share."""
+    batch, heads, rows, keys = weights.shape
+    dtype, exact = v.dtype, torch.promote_types(v.dtype, torch.float32)
+    if v.device.type == "cpu":
+        v = v.to(exact)
+    out = weights.to(v.dtype).view(batch, v.shape[1], -1, keys) @ v
+    return out.view(batch, heads, rows, v.shape[-1]).to(dtype)
+
+
 def attend_rows(
     q: Float[Tensor, "b h m d"], k: Float[Tensor, "b g n d"], v: Float[Tensor, "b g n e"],
     mask: Bool[Tensor, "#b #h m n"] | None = None, *, scale: float | None = None,
@@ -35,32 +75,7 @@ def attend_rows(
     normaliser: Normaliser | None = None,
 ) -> Float[Tensor, "b h m e"]:  # fmt: skip
     """These rows against these keys, all pairs written out. A row that sees no key gives zeros."""
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    dtype, exact = q.dtype, torch.promote_types(q.dtype, torch.float32)
-    if q.device.type == "cpu":  # few CPUs multiply halves fast
-        q, k, v = q.to(exact), k.to(exact), v.to(exact)
-    batch, heads, rows, _ = q.shape
-    shared, keys = k.shape[1], k.shape[2]
-    # Query heads that share a key head are stacked into rows, so that keys are not copied.
-    logits = ((q * scale).reshape(batch, shared, -1, q.shape[-1]) @ k.transpose(-1, -2)).to(exact)
-    logits = logits.view(batch, heads, rows, keys)
-    if bias is not None:
-        logits = logits + bias.to(exact)
-    empty = None
-    if mask is None:
-        seen = torch.ones((), dtype=torch.bool, device=q.device).expand(logits.shape)
-        weights = (normaliser or softmax)(logits, seen)
-    else:
-        # A row without keys is normalised as if it saw all of them and emptied after, so that no NaN
-        # ever comes up, in the gradients neither.
-        empty = ~mask.any(dim=-1, keepdim=True)
-        logits = logits.masked_fill(~(mask | empty), -inf)
-        weights = (normaliser or softmax)(logits, (mask | empty).expand(logits.shape))
-        if normaliser is not None:
-            weights = weights.masked_fill(~mask, 0)
-    out = weights.to(v.dtype).view(batch, shared, -1, keys) @ v
-    out = out.view(batch, heads, rows, v.shape[-1]).to(dtype)
-    return out if empty is None else out.masked_fill(empty, 0)
+    return weighted_values(row_weights(q, k, mask, scale=scale, bias=bias, normaliser=normaliser), v)
 
 
 def attend_dense(

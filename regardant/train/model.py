@@ -79,6 +79,8 @@ class Trunk(nn.Module):
         )
         if self.positions is not None:
             x = x + self._positions_of(x, parallel)
+        if record is None and any(getattr(block.mixer, "needs_record", False) for block in self.blocks):
+            record = Record()
         for block in self.blocks:
             x = block(x, record=record, parallel=parallel)
         return self.norm(x)
