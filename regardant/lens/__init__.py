@@ -1,0 +1,1 @@
+"""Measurements of what attention does: each returns data."""

@@ -1,0 +1,1 @@
+"""Networks larger than a mixer: heads, memories, poolers, whole models."""
