@@ -45,7 +45,7 @@ CASES = [
 UNMASKED = ("gathered", False, False, False)
 
 
-@pytest.mark.parametrize("ranks, each", [(2, 65), (4, 7)])
+@pytest.mark.parametrize("ranks, each", [(1, 9), (2, 65), (4, 7)])
 def test_outputs_gradients_and_state_are_those_of_one_process(ranks, each):
     n = ranks * each
     q, k, v, grad, state = drawn((2, 4, n, 3), (2, 2, n, 3), (2, 2, n, 5), (2, 4, n, 5), (2, 4, 3, 5))

@@ -15,7 +15,7 @@ def drawn(*shapes, seed=0):
     return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_outputs_and_gradients_are_those_of_one_process(ranks):
     q, k, v, grad = drawn((2, 4, 20, 6), (2, 4, 20, 6), (2, 4, 20, 6), (2, 4, 20, 6))
     cases = [(system, causal) for system in ("rows", "heads", "ring") for causal in (True, False)]
