@@ -112,6 +112,20 @@ def test_pitfall_what_is_attended_to_has_unit_norm():
     assert float((step[5, seen] / b[seen] * f[seen]).sum()) == pytest.approx(0, abs=1e-12)
 
 
+def test_pitfall_without_the_unit_norm_one_token_takes_nearly_all():
+    class Bare(OneLayer):
+        def from_counts(self, counts, query):
+            return self.attention(counts, query) @ self.decoder
+
+    largest = {}
+    for kind in (OneLayer, Bare):
+        model = kind(TASK.vocabulary).double()
+        (look,) = follow(model, TASK, steps=200, decoder_rate=10.0, attention_rate=1.0, looks=[200])
+        largest[kind] = look.seen.largest
+    assert largest[OneLayer] < 0.3
+    assert largest[Bare] > 0.7
+
+
 def test_pitfall_absent_tokens_get_nothing():
     model = OneLayer(6).double()
     with torch.no_grad():
