@@ -31,13 +31,15 @@ LENGTHS = (1, 2, 17, 64, 257)
 
 DRAWN_LENGTHS = (1, 2, 3, 5, 7, 8, 13, 16, 17, 31, 33, 64, 65, 101, 128, 257)
 DRAWN_SIDES = (1, 2, 3, 4, 5, 7, 8, 9, 13, 16)
+DRAWN_VOLUME_SIDES = (1, 2, 3, 4, 5, 7)
 
 SIZES = {
     "sequence": [(length,) for length in LENGTHS],
     "grid": [(1, 1), (7, 13), (33, 64)],
     "gate": [(1, 1), (7, 13), (33, 64)],
+    "volume": [(1, 1, 1), (3, 4, 5), (6, 7, 9)],
 }
-"""The sizes that every layer of a kind is tried at."""
+"""The sizes that every layer of a kind is tried at; "volume" is for grid mixers on maps of three axes."""
 
 PATTERNS: Mapping[str, Callable[[int], Pattern | None]] = {
     "none": lambda heads: None,
@@ -80,7 +82,7 @@ class Case:
 
     def __str__(self) -> str:
         said = [
-            f"length {self.length}" if len(self.size) == 1 else f"map {self.size[0]}×{self.size[1]}",
+            f"length {self.length}" if len(self.size) == 1 else f"map {'×'.join(map(str, self.size))}",
             f"batch {self.batch}",
         ]
         if self.heads is not None:

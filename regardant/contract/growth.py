@@ -78,9 +78,11 @@ def _passes(subject: Subject, use: Use) -> Iterator[tuple[bool, Meter, Meter, fl
     declared = _declared(subject)
     # What is quadratic shows it early, and would be slow to let grow.
     lengths = (1024, 4096) if declared.time < 2 else (512, 2048)
-    sides = (32, 64) if declared.time < 2 else (24, 48)
-    flat = len(subject.sizes[0]) == 1
-    sizes = [(length,) for length in lengths] if flat else [(side, side) for side in sides]
+    axes = len(subject.sizes[0])
+    flat, sides = axes == 1, (32, 64) if declared.time < 2 else (24, 48)
+    if axes == 3:
+        sides = (16, 24) if declared.time < 2 else (8, 13)
+    sizes = [(length,) for length in lengths] if flat else [(side,) * axes for side in sides]
     times = prod(sizes[1]) / prod(sizes[0])
     said = " and ".join("×".join(map(str, size)) for size in sizes) + (" tokens" if flat else "")
     for backward in (False, True) if declared.gradients else (False,):

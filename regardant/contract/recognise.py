@@ -17,7 +17,15 @@ from torch import nn
 from regardant.atlas.catalog import keywords
 from regardant.contract.brought import BROUGHT, FOLDERS, Brought, brought
 from regardant.contract.carried import carried
-from regardant.contract.drawing import DRAWN_LENGTHS, DRAWN_SIDES, SIZES, Case, Refused, Use
+from regardant.contract.drawing import (
+    DRAWN_LENGTHS,
+    DRAWN_SIDES,
+    DRAWN_VOLUME_SIDES,
+    SIZES,
+    Case,
+    Refused,
+    Use,
+)
 from regardant.contract.foreign import found_out, is_rule
 from regardant.contract.report import Broken
 from regardant.contract.subject import Subject, copied, with_what_is_given
@@ -148,6 +156,8 @@ def _ours(subject: Subject, obj: Any, layer: nn.Module, config: Mapping[str, Any
     )  # fmt: skip
     if not flat:
         subject = replace(subject, uses=[Use(None)])
+        if getattr(layer, "rank", 2) == 3:
+            subject = replace(subject, sizes=SIZES["volume"], drawn_sizes=DRAWN_VOLUME_SIDES)
     elif "causal" in takes:
         across = "context_dim" in takes
         uses = [Use(True)] * supports.causal + [Use(False)] * supports.noncausal

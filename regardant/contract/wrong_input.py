@@ -24,7 +24,7 @@ def errors(trials: Trials) -> str:
     attempts: dict[str, Callable[[], Any]] = {}
     for use in trials.uses():
         case = Case(
-            (5, 4) if len(subject.sizes[0]) > 1 else (5,), heads=subject.plain_heads, causal=use.causal,
+            (5, 4, 3)[: len(subject.sizes[0])], heads=subject.plain_heads, causal=use.causal,
             across=use.across, keys=7 if use.across else 0,
         )  # fmt: skip
         found = dict([*_calls(subject, case), *_constructions(subject, case)])

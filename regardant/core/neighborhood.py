@@ -4,22 +4,30 @@ On one axis, a dilated neighbourhood splits the sequence into residue classes th
 and inside a class it is an ordinary one. That is a window of fixed width, save near the ends, where it
 shifts and all queries see the same keys. So this rule lays the classes beside each other, runs windows,
 and puts the results back. On more axes the plans cut boxes with halos, dilated ones too.
+
+That is the fused form. The unfused one holds the weights, and NATTEN's kernels may do it where installed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from regardant.core import plan
-from regardant.core.errors import require
+from regardant.core.errors import require, unknown
 from regardant.core.grid_pattern import Neighborhood
+from regardant.core.natten_backend import attend_natten, require_natten
+from regardant.core.neighborhood_unfused import attend_unfused, neighbor_tiles
 from regardant.core.pattern import And, Causal, Padding, Pattern, Window, both, split_padding
 from regardant.core.position import Position
 from regardant.core.rule import SoftmaxRule
+
+FORMS = ("fused", "unfused", "natten")
+"""Online softmax over tiles; logits, weights and values one after the other; NATTEN's kernels."""
 
 
 def residues(length: int, dilation: int, device: torch.device) -> list[Int[Tensor, "classes members"]]:
@@ -149,12 +157,38 @@ def explain_near(near: Neighborhood, **asked) -> plan.Plan:
     return replace(way, reason=classes + way.reason, pairs=pairs, total=length**2)
 
 
+def explain_form(near: Neighborhood, form: str) -> plan.Plan:
+    """How a neighbourhood runs that is not left to the plans."""
+    length = prod(near.bound)
+    total, memory = length**2, "linear in the length times the pattern's width"
+    if form == "unfused":
+        pairs = neighbor_tiles(near, torch.device("cpu")).pairs
+        reason = "logits, weights and values one after the other, as products over tiles"
+        return plan.Plan(form, reason, pairs, total, memory)
+    pairs = length * prod(kernel for _, kernel, _, _ in near.axes)
+    return plan.Plan(form, "natten's own kernels", pairs, total, "linear in the length")
+
+
 class NeighborhoodRule(SoftmaxRule):
     """Softmax under a pattern that holds a `Neighborhood`; what else the pattern says is obeyed as well."""
 
-    def __init__(self, *, bias: Position | None = None, offsets: OffsetBias | None = None):
+    def __init__(
+        self, *, bias: Position | None = None, offsets: OffsetBias | None = None, form: str = "fused"
+    ):
         super().__init__(bias=bias)
-        self.offsets = offsets
+        if form not in FORMS:
+            raise unknown("form", form, FORMS)
+        if form == "natten":
+            require_natten()
+        require(
+            form == "fused" or bias is None,
+            f"position is {type(bias).__name__}, a bias on logits, but form={form!r} has none by position",
+        )
+        require(
+            form != "natten" or offsets is None,
+            "relative_bias is True, but natten has no bias: choose form='fused' or 'unfused'",
+        )
+        self.offsets, self.form = offsets, form
 
     def bound_bias(self, pattern: Neighborhood, *, step: int = 1) -> BoundBias | None:
         if self.offsets is None and self.bias is None:
@@ -164,6 +198,14 @@ class NeighborhoodRule(SoftmaxRule):
     def forward(self, q, k, v, *, pattern=None, scale=None):
         rest, real = split_padding(pattern)
         near = neighborhood_in(rest)
+        if self.form == "unfused":
+            return attend_unfused(q, k, v, near, pattern, scale=scale, offsets=self.offsets)
+        if self.form == "natten":
+            require(
+                real is None and is_all(near, rest),
+                f"pattern is {pattern}, but natten knows the neighbourhood alone: choose form='fused'",
+            )
+            return attend_natten(q, k, v, near, scale=scale)
         if len(near.bound) > 1 or not is_all(near, rest):
             return plan.attend(q, k, v, pattern, scale=scale, bias=self.bound_bias(near))
         ((length, _, dilation, _),) = near.axes

@@ -10,13 +10,18 @@ attention, kernel = 1 passes the values through.
 The map is cut into tiles, and the keys that a tile needs are its halo: time and memory are linear in
 the positions. The paper asks for kernel · dilation ≤ length; here a longer kernel is as long as its
 residue class. The offset bias b is NATTEN's optional one.
+
+`form` is how it runs: "fused", softmax online over tiles; "unfused", logits, weights and values one after
+the other as products over tiles, which holds the weights; "natten", the authors' kernels.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 from regardant.core.grid_mixer import GridMultiHead
 from regardant.core.grid_pattern import Neighborhood, per_axis
-from regardant.core.neighborhood import NeighborhoodRule, OffsetBias
+from regardant.core.neighborhood import NeighborhoodRule, OffsetBias, explain_form
 from regardant.core.supports import Supports
 
 
@@ -36,8 +41,8 @@ class NeighborhoodAttention(GridMultiHead):
     def __init__(
         self, dim: int, heads: int, *, kernel: int | tuple[int, ...] = 7, dilation: int | tuple[int, ...] = 1,
         is_causal: bool | tuple[bool, ...] = False, relative_bias: bool = False, rank: int | None = None,
-        kv_heads: int | None = None, head_dim: int | None = None, bias: bool = False,
-        scale: float | None = None,
+        form: Literal["fused", "unfused", "natten"] = "fused", kv_heads: int | None = None,
+        head_dim: int | None = None, bias: bool = False, scale: float | None = None,
     ):  # fmt: skip
         rank = rank or Neighborhood(kernel, dilation=dilation, is_causal=is_causal).rank or 2
         near = Neighborhood(
@@ -45,7 +50,7 @@ class NeighborhoodAttention(GridMultiHead):
             dilation=per_axis(dilation, rank, "dilation"),
             is_causal=per_axis(is_causal, rank, "is_causal"),
         )
-        rule = NeighborhoodRule(offsets=OffsetBias(heads, near.kernel) if relative_bias else None)
+        offsets = OffsetBias(heads, near.kernel) if relative_bias else None
         super().__init__(
             dim,
             heads,
@@ -54,6 +59,20 @@ class NeighborhoodAttention(GridMultiHead):
             head_dim=head_dim,
             bias=bias,
             scale=scale,
-            rule=rule,
+            rule=NeighborhoodRule(offsets=offsets, form=form),
         )
         self.rank = rank
+
+    def explain(self, *size):
+        if self.rule.form == "fused":
+            return super().explain(*size)
+        return explain_form(self.receptive_field(*size), self.rule.form)
+
+
+class NeighborhoodAttention3d(NeighborhoodAttention):
+    """The same on volumes, [b, d, h, w, c]: video, or scans."""
+
+    rank = 3
+
+    def __init__(self, dim: int, heads: int, *, kernel: int | tuple[int, int, int] = 3, **shared):
+        super().__init__(dim, heads, kernel=kernel, rank=3, **shared)

@@ -10,9 +10,18 @@ rows. Linear in the length, at a cost that does not grow with the dilation.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from regardant.core.grid_pattern import Neighborhood
 from regardant.core.mixer import MultiHead
-from regardant.core.neighborhood import NeighborhoodRule, OffsetBias, explain_near, is_all, neighborhood_in
+from regardant.core.neighborhood import (
+    NeighborhoodRule,
+    OffsetBias,
+    explain_form,
+    explain_near,
+    is_all,
+    neighborhood_in,
+)
 from regardant.core.pattern import Pattern, both
 from regardant.core.supports import Supports
 
@@ -29,18 +38,22 @@ class NeighborhoodAttention1d(MultiHead):
 
     def __init__(
         self, dim: int, heads: int, *, kernel: int = 63, dilation: int = 1, causal: bool = False,
-        relative_bias: bool = False, pattern: Pattern | None = None, **shared,
+        relative_bias: bool = False, form: Literal["fused", "unfused", "natten"] = "fused",
+        pattern: Pattern | None = None, **shared,
     ):  # fmt: skip
         near = Neighborhood(kernel, dilation=dilation, is_causal=causal)
         super().__init__(dim, heads, causal=causal, pattern=both(near, pattern), **shared)
         self.rule = NeighborhoodRule(
             bias=self.position if self.position.biases else None,
             offsets=OffsetBias(heads, (kernel,)) if relative_bias else None,
+            form=form,
         )
 
     def explain(self, length, *, keys=None):
         seen = self.visible(length, across=False, padding=None)
         near = neighborhood_in(seen)
+        if self.rule.form != "fused":
+            return explain_form(near, self.rule.form)
         if not is_all(near, seen):
             return super().explain(length, keys=keys)
         return explain_near(

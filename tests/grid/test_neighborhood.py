@@ -1,11 +1,14 @@
 """Neighbourhoods on maps and volumes: the product of one axis' windows, tiles with halos."""
 
+import sys
+from importlib.machinery import ModuleSpec
 from itertools import product
+from types import ModuleType
 
 import pytest
 import torch
 
-from regardant.grid.neighborhood import NeighborhoodAttention
+from regardant.grid.neighborhood import NeighborhoodAttention, NeighborhoodAttention3d
 
 
 def made(dim=8, heads=2, *, seed=0, **own):
@@ -156,3 +159,77 @@ def test_rank_follows_from_the_tuples():
 def test_bad_input_is_one_sentence(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+@pytest.mark.parametrize(
+    "own", [{}, {"kernel": 5, "is_causal": True}, {"dilation": 2, "relative_bias": True}]
+)
+@pytest.mark.parametrize("size", [(1, 1), (7, 13), (24, 31)])
+def test_the_unfused_form_is_the_fused_one(size, own):
+    fused, unfused = made(kv_heads=1, **own), made(kv_heads=1, form="unfused", **own)
+    x = maps(2, *size, 8).requires_grad_()
+    one, other = fused(x), unfused(x)
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+    weight = torch.randn_like(one)
+    ours, theirs = (
+        torch.autograd.grad((y * weight).sum(), [x, *layer.parameters()])
+        for y, layer in ((one, fused), (other, unfused))
+    )
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("form", ["fused", "unfused"])
+def test_volumes(form):
+    layer, x = NeighborhoodAttention3d(8, 2, form=form).double(), maps(2, 5, 6, 7, 8)
+    torch.testing.assert_close(layer(x), layer.reference(x), rtol=0, atol=1e-9)
+    plain = NeighborhoodAttention(8, 2, kernel=(3, 3, 3)).double()
+    plain.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(x), plain(x), rtol=0, atol=1e-9)
+
+
+def test_each_form_explains_itself():
+    fused, unfused = made(kernel=7).explain(64, 64), made(kernel=7, form="unfused").explain(64, 64)
+    assert (fused.name, unfused.name) == ("banded", "unfused")
+    assert 64**2 * 49 < unfused.pairs < 64**2 * 49 * 5
+
+
+def stand_in() -> ModuleType:
+    """A package with natten's call, which attends by a loop over the queries."""
+
+    def na2d(query, key, value, kernel_size, stride=1, dilation=1, is_causal=False, scale=None):
+        size, out = query.shape[1:3], torch.zeros_like(value)
+        for place in product(*map(range, size)):
+            axes = [along(*facts) for facts in zip(place, size, kernel_size, dilation, is_causal)]
+            seen = tuple(torch.tensor(list(product(*axes))).T)
+            k, v = key[(slice(None), *seen)], value[(slice(None), *seen)]
+            logits = torch.einsum("bhd,bnhd->bhn", query[(slice(None), *place)], k) * scale
+            out[(slice(None), *place)] = torch.einsum("bhn,bnhd->bhd", logits.softmax(-1), v)
+        return out
+
+    module = ModuleType("natten")
+    module.__spec__, module.na2d = ModuleSpec("natten", None), na2d
+    return module
+
+
+@pytest.mark.parametrize("own", [{}, {"kernel": (3, 5), "is_causal": (True, False), "kv_heads": 1}])
+def test_nattens_kernels_are_called_by_their_names(monkeypatch, own):
+    monkeypatch.setitem(sys.modules, "natten", stand_in())
+    layer, x = made(form="natten", **{"kernel": 3} | own), maps(2, 5, 6, 8)
+    torch.testing.assert_close(layer(x), layer.reference(x), rtol=0, atol=1e-9)
+
+
+def test_natten_refuses_in_a_sentence_what_it_cannot_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "natten", None)
+    with pytest.raises(ValueError, match="natten is not installed"):
+        made(form="natten")
+    monkeypatch.setitem(sys.modules, "natten", stand_in())
+    with pytest.raises(ValueError, match="natten has no bias"):
+        made(form="natten", relative_bias=True)
+    with pytest.raises(ValueError, match="natten has no such case"):
+        made(form="natten", kernel=7)(maps(1, 5, 9, 8))
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match="no form is called 'fuse'"):
+        made(form="fuse")

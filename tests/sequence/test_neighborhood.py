@@ -193,3 +193,22 @@ def test_pairs_are_linear_in_length_and_do_not_grow_with_dilation():
 def test_bad_input_is_one_sentence(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+@pytest.mark.parametrize("own", [{"kernel": 5}, {"kernel": 7, "dilation": 3}, {"kernel": 4, "causal": True}])
+@pytest.mark.parametrize("pattern", [None, Document(torch.arange(4096) // 7)])
+def test_the_unfused_form_is_the_fused_one_with_padding_and_another_pattern(own, pattern):
+    fused, unfused = (made(kv_heads=1, pattern=pattern, form=form, **own) for form in ("fused", "unfused"))
+    x, real = tokens(2, 40, 8), torch.rand(2, 40, generator=torch.Generator().manual_seed(2)) < 0.7
+    real[1] = False
+    for padding in (None, real):
+        torch.testing.assert_close(
+            unfused(x, padding=padding), fused(x, padding=padding), rtol=0, atol=1e-9
+        )  # fmt: skip
+
+
+def test_the_unfused_form_has_no_bias_by_position():
+    with pytest.raises(ValueError, match="position is Alibi"):
+        made(kernel=5, form="unfused", position="alibi")
+    with pytest.raises(ValueError, match=r"natten (is not|knows)"):
+        made(kernel=5, form="natten")(tokens(1, 9, 8), padding=torch.ones(1, 9, dtype=torch.bool))
