@@ -60,24 +60,31 @@ def seconds(
     return _by_turns(calls, mesh, repetitions)
 
 
-@dataclass(frozen=True)
-class Late:
-    """An exchange over a slow network: each of its steps takes so many seconds more."""
+class LateAllGather(AllGather):
+    """Over a slow network: what was gathered is there so many seconds later."""
 
-    inner: Exchange
-    seconds: float
+    def __init__(self, seconds: float):
+        self.seconds = seconds
 
     def begin(self, own, first, fade, group, *, back):
-        pending = self.inner.begin(own, first, fade, group, back=back)
-        starts = group.rank() == (group.size() - 1 if back else 0)
+        pending = super().begin(own, first, fade, group, back=back)
 
         def wait() -> tuple[Tensor, Tensor]:
-            # A gathering takes its time everywhere; in the ring the first rank has nobody to wait for.
-            if not (isinstance(self.inner, Ring) and starts):
-                sleep(self.seconds)
+            sleep(self.seconds)
             return pending()
 
         return wait
+
+
+class LateRing(Ring):
+    """Over a slow network: what is handed on arrives so many seconds later."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def hand_on(self, state, rank, group):
+        sleep(self.seconds)
+        super().hand_on(state, rank, group)
 
 
 def over_a_slow_network(mesh: DeviceMesh, length: int, *, step: float, repetitions: int = 9) -> list[float]:
@@ -87,25 +94,26 @@ def over_a_slow_network(mesh: DeviceMesh, length: int, *, step: float, repetitio
     inputs = [torch.randn(shape, generator=generator, requires_grad=True) for _ in range(3)]
 
     def run(exchange: Exchange) -> Callable[[], Any]:
-        late = Late(exchange, step)
-        return lambda: linear_over_ranks(*inputs, group=group, exchange=late)[0].sum().backward()
+        return lambda: linear_over_ranks(*inputs, group=group, exchange=exchange)[0].sum().backward()
 
-    return _by_turns([run(AllGather()), run(Ring())], mesh, repetitions)
+    return _by_turns([run(LateAllGather(step)), run(LateRing(step))], mesh, repetitions)
 
 
 @dataclass
 class Watched:
-    """LASP-2's exchange, and the seconds that the rank stood still for it."""
+    """LASP-2's exchange, and the seconds that the rank spent on handing over and on standing still."""
 
-    blocked: float = 0.0
+    seconds: float = 0.0
 
     def begin(self, own, first, fade, group, *, back):
+        began = perf_counter()
         pending = AllGather().begin(own, first, fade, group, back=back)
+        self.seconds += perf_counter() - began
 
         def wait() -> tuple[Tensor, Tensor]:
             began = perf_counter()
             found = pending()
-            self.blocked += perf_counter() - began
+            self.seconds += perf_counter() - began
             return found
 
         return wait
@@ -114,24 +122,24 @@ class Watched:
 def waiting(
     mesh: DeviceMesh, length: int, *, heads: int, width: int, repetitions: int = 15
 ) -> tuple[float, float]:
-    """Seconds that a rank stands still in LASP-2's exchanges, forward and backward, and that the same two
-    exchanges take when nothing else is done meanwhile."""
+    """Seconds that LASP-2's exchanges cost a rank, forward and backward: while it works on its own part, and
+    with nothing else to do."""
     group, generator = mesh.get_group(), torch.Generator().manual_seed(mesh.get_local_rank())
     shape = (1, heads, length // mesh.size(), width)
     inputs = [torch.randn(shape, generator=generator, requires_grad=True) for _ in range(3)]
     own, fade = torch.randn(1, heads, width, width), torch.ones(heads, 1, 1)
-    blocked, alone = [], []
+    beside_work, alone = [], []
     for _ in range(repetitions + 2):
         dist.barrier(group)
         watched = Watched()
         linear_over_ranks(*inputs, group=group, exchange=watched)[0].sum().backward()
-        blocked.append(watched.blocked)
+        beside_work.append(watched.seconds)
         dist.barrier(group)
-        began = perf_counter()
+        watched = Watched()
         for back in (False, True):
-            AllGather().begin(own, own, fade, group, back=back)()
-        alone.append(perf_counter() - began)
-    return median(blocked[2:]), median(alone[2:])
+            watched.begin(own, own, fade, group, back=back)()
+        alone.append(watched.seconds)
+    return median(beside_work[2:]), median(alone[2:])
 
 
 def _by_turns(calls: Sequence[Callable[[], Any]], mesh: DeviceMesh, repetitions: int) -> list[float]:

@@ -79,10 +79,13 @@ class Ring:
                 dist.recv(met, group=group, group_src=rank - step)
             state = torch.addcmul(own, met, fade)
             if rank != ends[1]:
-                dist.send(state, group=group, group_dst=rank + step)
+                self.hand_on(state, rank + step, group)
             return met, state
 
         return wait
+
+    def hand_on(self, state: State, rank: int, group: dist.ProcessGroup) -> None:
+        dist.send(state, group=group, group_dst=rank)
 
 
 def linear_over_ranks(
