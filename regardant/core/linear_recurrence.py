@@ -141,14 +141,13 @@ class _Sums(NamedTuple):
 
 
 def _sums(log: Float[Tensor, "b m c w"]) -> Iterator[_Sums]:
-    """For parts of 1, 2, 4, … c rows."""
-    size, upto, behind = 1, log, torch.zeros_like(log)
+    """For parts of 1, 2, 4, … c rows, each time in the same memory."""
+    size, upto, behind = 1, log.clone(), torch.zeros_like(log)
     yield _Sums(size, upto, behind)
     while size < log.shape[2]:
-        first, second = (part[..., -1:, :] for part in _halves(upto, size))
-        upto, behind = upto.clone(), behind.clone()
-        _halves(upto, size)[1].add_(first)
-        _halves(behind, size)[0].add_(second)
+        first, second = _halves(upto, size)
+        _halves(behind, size)[0].add_(second[..., -1:, :])
+        second.add_(first[..., -1:, :])
         size *= 2
         yield _Sums(size, upto, behind)
 
