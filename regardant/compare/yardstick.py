@@ -25,6 +25,7 @@ from regardant.contract.recognise import recognise
 from regardant.contract.report import Broken
 from regardant.contract.subject import Inputs, Subject
 from regardant.core.errors import require
+from regardant.core.mixer import Mixer
 
 USES = {
     "noncausal self": Use(False),
@@ -44,12 +45,15 @@ def declared(name: str) -> dict[str, bool]:
     return {use: getattr(supports, its) for use, its in zip(USES, names)}
 
 
-def served(name: str) -> dict[str, bool]:
-    """The uses that a mixer really has: it can be made so, it runs, and causal ones do not look ahead."""
-    subject = recognise(catalog.resolve(name), name=name)
-    require(
-        subject.kind == "sequence", f"{name!r} is of kind {subject.kind}, but the four uses are of mixers"
-    )
+def served(mixer: str | type[Mixer]) -> dict[str, bool]:
+    """The uses that a mixer really has: it can be made so, it runs, and causal ones do not look ahead.
+
+    It is looked at in evaluation and in double precision: random draws are then fixed, and what moves, moves
+    by more than rounding.
+    """
+    name = mixer if isinstance(mixer, str) else mixer.__name__
+    subject = recognise(catalog.resolve(mixer) if isinstance(mixer, str) else mixer, name=name)
+    require(subject.kind == "sequence", f"{name!r} is of kind {subject.kind}, but only mixers have uses")
     return {title: _serves(subject, use) for title, use in USES.items()}
 
 

@@ -4,7 +4,7 @@ The softmax kernel as an expectation over random directions w, so that attention
 random features (FAVOR+), linear in the length. With x̂ = √s x, s the scale of the logits:
 
     exp(s q·k) = E_w [exp(w·q̂ - |q̂|²/2) exp(w·k̂ - |k̂|²/2)]
-    φ(x) = m^(-1/2) (exp(w_r·x̂ - |x̂|²/2 - c) + ε), r = 1 … m
+    φ(x) = exp(w_r·x̂ - |x̂|²/2 - c) + ε, r = 1 … m
 
 The m directions (d ln d by default) come in blocks that are orthogonal, each with the norm of a Gaussian
 vector; all heads share them. They are drawn once and kept in a buffer; `redraw` draws others. c keeps the
@@ -59,25 +59,28 @@ class RandomFeatureRule(FeatureRule):
 
     def of_queries(self, q, sight: Sight, scale):
         along, energy = self._exponent(q, scale)
-        return self._positive(along - energy - along.detach().amax(dim=-1, keepdim=True))
+        return self._positive(along, energy + along.detach().amax(dim=-1, keepdim=True))
 
     def of_keys(self, k, sight: Sight, scale):
         along, energy = self._exponent(k, scale)
-        exponent = along - energy
         if sight.whole:
             shown = along.detach()
             if sight.real is not None:
                 shown = shown.masked_fill(~sight.real.expand(len(k), -1)[:, None, :, None], -torch.inf)
                 shown = shown.masked_fill(~sight.real.any(dim=-1).view(-1, 1, 1, 1), 0)
-            exponent = exponent - shown.amax(dim=(-1, -2), keepdim=True)
-        return self._positive(exponent)
+            energy = energy + shown.amax(dim=(-1, -2), keepdim=True)
+        return self._positive(along, energy)
 
     def _exponent(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        x = x * scale**0.5
-        return x @ self.directions.to(x.dtype).mT, x.square().sum(dim=-1, keepdim=True) / 2
+        """w·x̂ for every direction, and |x̂|²/2."""
+        along = x @ (self.directions.to(x.dtype) * scale**0.5).mT
+        return along, x.square().sum(dim=-1, keepdim=True) * (scale / 2)
 
-    def _positive(self, exponent: Tensor) -> Tensor:
-        return (exponent.exp() + EPSILON) * len(self.directions) ** -0.5
+    @staticmethod
+    def _positive(along: Tensor, less: Tensor) -> Tensor:
+        """exp(along - less) + ε; m^(-1/2) would fall out of the quotient."""
+        features = (along - less).exp()
+        return features + EPSILON if features.requires_grad else features.add_(EPSILON)
 
 
 class Performer(MultiHead):

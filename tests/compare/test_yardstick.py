@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from regardant.atlas import catalog
 from regardant.compare.yardstick import (
@@ -13,6 +14,8 @@ from regardant.compare.yardstick import (
     efficiency_length,
     served,
 )
+from regardant.core.mixer import MultiHead
+from regardant.core.supports import Supports
 
 MIXERS = [name for name in catalog.names("sequence")]
 
@@ -30,6 +33,48 @@ def test_the_baselines_of_the_paper():
         assert uses[name] == ["noncausal self", "causal self"]
     for name in ("nystromformer", "lara", "probsparse"):
         assert uses[name] == ["noncausal self"]
+
+
+class QueryLandmarks(MultiHead):
+    """Queries are told apart by their difference from the mean query: causal by its word, not in truth."""
+
+    supports = Supports(pattern=False, step=False)
+
+    def attend(self, q, k, v, *, x, pattern, padding=None, record=None):
+        return super().attend(q - q.mean(dim=2, keepdim=True), k, v, x=x, pattern=pattern)
+
+
+def test_pitfall_landmarks_over_queries_break_causal_cross_attention():
+    assert served(QueryLandmarks) == {
+        "noncausal self": True, "causal self": False, "noncausal cross": True, "causal cross": False,
+    }  # fmt: skip
+
+
+class Drawing(MultiHead):
+    """Draws anew in every training call, as random features do."""
+
+    supports = Supports(pattern=False, step=False)
+
+    def merge(self, heads, *, x, record=None):
+        heads = heads * (1 + torch.rand_like(heads)) if self.training else heads
+        return super().merge(heads, x=x, record=record)
+
+
+def test_pitfall_random_draws_in_training_are_not_taken_for_leaks():
+    assert all(served(Drawing).values())
+
+
+class Deaf(MultiHead):
+    """Takes a memory and makes nothing of it."""
+
+    supports = Supports(pattern=False, step=False)
+
+    def attend(self, q, k, v, *, x, pattern, padding=None, record=None):
+        return super().attend(q, k, v, x=x, pattern=pattern) * (1 if self.context_dim is None else 0)
+
+
+def test_a_memory_that_makes_no_difference_is_not_served():
+    assert served(Deaf) == {use: "self" in use for use in USES}
 
 
 def test_pitfall_z_scores_are_of_the_mixers_compared_and_signed():
