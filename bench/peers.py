@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from bench import peers_flex, peers_layers
+from bench import peers_flex, peers_layers, peers_memory
 from bench.contest import Contest
 from bench.quiet import ENOUGH
 from bench.results_file import Results
@@ -38,6 +38,8 @@ PACKAGES = (
     "axial-attention",
     "linear-attention-transformer",
     "x-transformers",
+    "performer-pytorch",
+    "titans-pytorch",
 )
 
 
@@ -57,7 +59,7 @@ class Pair:
 
 
 def pairs() -> list[Pair]:
-    layers, flex = peers_layers, peers_flex
+    layers, flex, memory = peers_layers, peers_flex, peers_memory
     window, routing = (
         layers.sliding_window_against_local_attention,
         layers.routing_against_routing_transformer,
@@ -94,6 +96,15 @@ def pairs() -> list[Pair]:
         Pair(
             "neighbourhood 13 by 13 / FlexAttention", "softmax",
             partial(flex.neighborhood_against_flex, kernel=13),
+        ),
+        Pair("titans / titans-pytorch", "titans-mac", memory.memory_against_titans_pytorch),
+        Pair(
+            "performer, not causal / performer-pytorch", "performer",
+            partial(memory.features_against_performer_pytorch, causal=False),
+        ),
+        Pair(
+            "performer / performer-pytorch", "performer",
+            partial(memory.features_against_performer_pytorch, causal=True),
         ),
     ]  # fmt: skip
     for width in (256, 1024):

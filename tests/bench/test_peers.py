@@ -75,6 +75,7 @@ def test_names_are_unique():
         ("sliding-window 256 / local-attention", "local_attention"),
         ("sliding-window 256, not causal / local-attention", "local_attention"),
         ("axial-transformer / axial-attention", "axial_attention"),
+        ("performer, not causal / performer-pytorch", "performer_pytorch"),
     ],
 )
 def test_same_weights_give_the_same_outputs(name, package):
@@ -82,6 +83,12 @@ def test_same_weights_give_the_same_outputs(name, package):
     pair = next(pair for pair in peers.pairs() if pair.name == name)
     found = pair.contest(1024).differences()
     assert max(found.values()) < 1e-5
+
+
+def test_a_memory_learns_as_the_peers_does():
+    pytest.importorskip("titans_pytorch")
+    pair = next(pair for pair in peers.pairs() if pair.name == "titans / titans-pytorch")
+    assert max(pair.contest(64).differences().values()) < 1e-5
 
 
 @pytest.mark.parametrize(
