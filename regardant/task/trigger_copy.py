@@ -17,7 +17,7 @@ from torch import Tensor
 
 from regardant.core.errors import require
 from regardant.task.held_out import Drawn
-from regardant.task.score import label_loss, summed_label_loss
+from regardant.task.score import certain, label_loss, summed_label_loss
 
 
 def draw_trigger_copy(
@@ -25,6 +25,7 @@ def draw_trigger_copy(
     generator: torch.Generator,
 ) -> Int[Tensor, "b n"]:  # fmt: skip
     """Sequences over `symbols` symbols and the trigger, whose number is `symbols`."""
+    require(symbols >= 1, f"symbols is {symbols}, but a walk is over at least 1")
     require(0 < share < 1, f"share is {share}, but it is a share of the positions: between 0 and 1")
     require(1 <= distance < length, f"distance is {distance}, but it lies within length={length}")
     tokens = torch.empty(size, length, dtype=torch.long)
@@ -68,6 +69,9 @@ class TriggerCopy(Drawn):
             certainty=self.certainty, generator=generator,
         )  # fmt: skip
         return tokens[:, :-1], tokens[:, 1:]
+
+    def perfect(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return certain(targets, self.vocabulary)
 
     loss = staticmethod(label_loss)
     metric = staticmethod(summed_label_loss)
