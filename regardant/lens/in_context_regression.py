@@ -38,12 +38,14 @@ class Heads:
     """‖M off its diagonal‖ / ‖its diagonal‖, over x."""
     spill: Float[Tensor, "h"]
     """The largest entry of v elsewhere than at y, in units of |μ|."""
+    idle: float = IDLE
+    """Heads whose |ωμ| is below this share of the largest do nothing."""
 
     @property
     def live(self) -> Bool[Tensor, "h"]:
         """The heads that are not idle."""
         strength = (self.omega * self.mu).abs()
-        return strength >= IDLE * strength.max()
+        return strength >= self.idle * strength.max()
 
     @property
     def defect(self) -> float:
@@ -57,14 +59,19 @@ class Heads:
         return float((self.omega * self.mu).sum())
 
 
+@dataclass(frozen=True)
 class HeadReading:
     """Reads the heads of an `InContextAttention`, or of any matrices M [h, c, c] and rows v [h, c]."""
+
+    idle: float = IDLE
+
+    def __post_init__(self) -> None:
+        require(0 <= self.idle < 1, f"idle is {self.idle}, but it is a share of the largest |ωμ|: 0 to 1")
 
     def __call__(self, layer: InContextAttention) -> Heads:
         return self.of(layer.key_query.detach(), layer.value.detach())
 
-    @staticmethod
-    def of(key_query: Float[Tensor, "h c c"], value: Float[Tensor, "h c"]) -> Heads:
+    def of(self, key_query: Float[Tensor, "h c c"], value: Float[Tensor, "h c"]) -> Heads:
         require(
             key_query.ndim == 3 and key_query.shape[1] == key_query.shape[2] == value.shape[-1] >= 2,
             f"key_query is {list(key_query.shape)} and value {list(value.shape)}, but they are [h, c, c] and "
@@ -74,10 +81,9 @@ class HeadReading:
         diagonal = over_x.diagonal(dim1=1, dim2=2)
         off = over_x - torch.diag_embed(diagonal)
         mu = value[:, -1].clone()
-        return Heads(
-            diagonal.mean(dim=1), mu, off.norm(dim=(1, 2)) / diagonal.norm(dim=1),
-            value[:, :-1].abs().amax(dim=1) / mu.abs(),
-        )  # fmt: skip
+        spill = value[:, :-1].abs().amax(dim=1) / mu.abs()
+        ratio = off.norm(dim=(1, 2)) / diagonal.norm(dim=1)
+        return Heads(diagonal.mean(dim=1), mu, ratio, spill, self.idle)
 
     @classmethod
     def known_answers(cls, generator: torch.Generator) -> Iterator[KnownAnswer]:

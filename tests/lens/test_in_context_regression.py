@@ -24,7 +24,7 @@ def test_pitfall_idle_heads_do_not_hide_the_pattern():
     matrices[0, :2, :2], matrices[1, :2, :2] = torch.eye(2), -torch.eye(2)
     matrices[2] = 1e-3 * torch.randn(3, 3, dtype=torch.float64)
     values = torch.tensor([[0.0, 0.0, 2.0], [0.1, 0.0, -2.0], [3e-3, 1e-3, 1e-3]], dtype=torch.float64)
-    found = HeadReading.of(matrices, values)
+    found = HeadReading().of(matrices, values)
     assert found.live.tolist() == [True, True, False]
     assert found.off_diagonal[:2].tolist() == [0, 0]
     assert found.spill[:2].tolist() == pytest.approx([0, 0.05])
@@ -51,5 +51,7 @@ def test_nothing_is_better_than_bayes():
 def test_bad_input():
     with pytest.raises(ValueError, match="penalty is 0"):
         ridge(torch.zeros(1, 3, 2), 0.0)
+    with pytest.raises(ValueError, match="idle is 1"):
+        HeadReading(idle=1.0)
     with pytest.raises(ValueError, match="key_query is"):
-        HeadReading.of(torch.zeros(1, 3, 4), torch.zeros(1, 3))
+        HeadReading().of(torch.zeros(1, 3, 4), torch.zeros(1, 3))
