@@ -83,3 +83,21 @@ def check_configuration(layer: MultiHead) -> None:
         f"position is {type(layer.position).__name__}, which relates positions of one sequence, "
         f"but context_dim={layer.context_dim} makes a layer across two",
     )
+
+
+def check_attention(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Shapes and types of the operands of attention: q [b, h, m, d], k [b, g, n, d], v [b, g, n, e]."""
+    if q.ndim == k.ndim == v.ndim == 4 and q.shape == k.shape == v.shape and q.dtype == k.dtype == v.dtype:
+        return  # before any sentence is put together
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        require(x.ndim == 4, f"{name} is {list(x.shape)}, but it is [batch, heads, length, width]")
+    require(
+        k.shape[:3] == v.shape[:3] and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3],
+        f"q is {list(q.shape)}, k {list(k.shape)} and v {list(v.shape)}: batches, widths of q and k, and "
+        "heads and lengths of k and v must agree",
+    )
+    require(
+        q.shape[1] % k.shape[1] == 0,
+        f"q has {q.shape[1]} heads and k {k.shape[1]}, but the heads of k must divide those of q",
+    )
+    require(q.dtype == k.dtype == v.dtype, f"q is {q.dtype}, k {k.dtype} and v {v.dtype}: they must be one")

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regardant.core.banded import band_tiles, beyond_first, causal_rows, causal_tiles, row_tiles
+from regardant.core.checks import check_attention
 from regardant.core.errors import require, unknown
 from regardant.core.gathered import candidate_tiles, candidates_per_query, partition_tiles
 from regardant.core.halo import grid_of, halo_tiles
@@ -120,7 +121,7 @@ def attend(
         if shape == k.shape == v.shape and len(shape) == 4 and not tiled:
             # What asks for no more than the kernel does should not pay for more.
             return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
-    _check(q, k, v)
+    check_attention(q, k, v)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     sees = _visibility(pattern, bias, q.shape[0], q.shape[1], q.shape[2], k.shape[2], offset)
     if plan is None:
@@ -337,20 +338,3 @@ def _learns(bias: Bias | None, device: torch.device) -> bool:
         return False
     origin = torch.zeros(1, dtype=torch.long, device=device)
     return bias.block(origin, origin).requires_grad
-
-
-def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
-    if q.ndim == k.ndim == v.ndim == 4 and q.shape == k.shape == v.shape and q.dtype == k.dtype == v.dtype:
-        return  # before any sentence is put together
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        require(x.ndim == 4, f"{name} is {list(x.shape)}, but it is [batch, heads, length, width]")
-    require(
-        k.shape[:3] == v.shape[:3] and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3],
-        f"q is {list(q.shape)}, k {list(k.shape)} and v {list(v.shape)}: batches, widths of q and k, and "
-        "heads and lengths of k and v must agree",
-    )
-    require(
-        q.shape[1] % k.shape[1] == 0,
-        f"q has {q.shape[1]} heads and k {k.shape[1]}, but the heads of k must divide those of q",
-    )
-    require(q.dtype == k.dtype == v.dtype, f"q is {q.dtype}, k {k.dtype} and v {v.dtype}: they must be one")
