@@ -6,8 +6,9 @@ systems framework (Sieber et al. 2024, arXiv:2405.15731) compares it with attent
 
 One state a channel; the root keeps its size the same whatever is forgotten. `transition` puts another Λ_t
 in the place of a_t, also under the root: S6's exp(-Δ_t A), or an LSTM's forget gate. What differs from
-Griffin's block: its short convolution and its gate belong to the network around, and are left out; heads, its
-blocks of gate weights, are 1 unless given. There is no official code of the framework.
+Griffin's code: it takes the first token in full, without the root; its block's short convolution and gate
+belong to the network around, and are left out; heads, its blocks of gate weights, are 1 unless given. The
+framework has no official code.
 """
 
 from __future__ import annotations
