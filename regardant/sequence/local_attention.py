@@ -2,8 +2,9 @@
 arXiv:1801.10198; with neighbours as in the Image Transformer, Parmar et al., 2018, arXiv:1802.05751).
 
 A pattern and a name: the sequence is cut into chunks of `window` tokens, and a query sees its own chunk,
-`back` chunks before it (0: Liu's) and, unless the layer is causal, as many behind it. Unlike a sliding window,
-how far a token can look depends on where in its chunk it stands, and all queries of a chunk share their keys.
+`back` chunks before it (0 in the paper) and, unless the layer is causal, as many behind it. Unlike a sliding
+window, how far a token can look depends on where in its chunk it stands, and all queries of a chunk share
+their keys.
 """
 
 from __future__ import annotations
