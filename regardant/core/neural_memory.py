@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regardant.core.delta_rule import delta_rule
 from regardant.core.errors import require
 from regardant.core.state import State
 from regardant.core.surprise import Gates, MemoryState, memorise, memorise_plainly, recall
@@ -87,10 +88,7 @@ class NeuralMemory(nn.Module):
         x = _entering(x, real)
         projected, tail = self._convolved(self.to_qkv(x), state.tail, self.taps, plainly)
         q, k, v = (self._split(part) for part in projected.chunk(3, dim=-1))
-        run = memorise_plainly if plainly else memorise
-        heads, inner = run(
-            _unit(q), _unit(k), v, self._gates(x), state.inner, chunk=self.chunk, clip=self.clip, real=real
-        )
+        heads, inner = self._written(_unit(q), _unit(k), v, self._gates(x), state.inner, real, plainly)
         return self._merge(heads, x), NeuralMemoryState(inner.length, inner, tail)
 
     def read(
@@ -103,6 +101,18 @@ class NeuralMemory(nn.Module):
         projected = F.linear(x, self.to_qkv.weight[:width])
         q, tail = self._convolved(projected, tail, self.taps[:, :width], plainly)
         return self._merge(recall(weights, _unit(self._split(q))), x), tail
+
+    def _written(
+        self, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: MemoryState, real: Tensor | None,
+        plainly: bool,
+    ) -> tuple[Float[Tensor, "b h n d"], MemoryState]:  # fmt: skip
+        if not plainly and len(self.first_weights) == self.chunk == 1 and self.clip is None:
+            # One matrix, each gradient at the weights just before: that has a form with longer chunks.
+            logs = (gates.log_keep, gates.log_momentum)
+            heads, layer = delta_rule(q, k, v, 2 * gates.rate, *logs, state=state.layers[0], real=real)
+            return heads, MemoryState(state.length + q.shape[2], (layer,), (layer[:, :, 0],))
+        run = memorise_plainly if plainly else memorise
+        return run(q, k, v, gates, state, chunk=self.chunk, clip=self.clip, real=real)
 
     def start_of_queries(self, batch: int) -> Float[Tensor, "b r w"]:
         """The tail of a stream that is only read for."""

@@ -16,7 +16,14 @@ def inputs(n, batch=2, seed=1):
 
 
 @pytest.mark.parametrize(
-    "config", [{}, {"depth": 1, "momentum": False}, {"kernel": 1, "clip": None}, {"chunk": 1}]
+    "config",
+    [
+        {},
+        {"depth": 1, "momentum": False},
+        {"kernel": 1, "clip": None},
+        {"chunk": 1},
+        {"depth": 1, "chunk": 1, "clip": None},
+    ],
 )
 def test_forward_is_the_equation_and_so_are_its_gradients(config):
     memory, x = layer(**config), inputs(14).requires_grad_()
