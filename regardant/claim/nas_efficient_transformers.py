@@ -18,12 +18,12 @@ from regardant.train.fit import evaluate
 from regardant.train.nas_efficient_transformers import MixedAttentionSearch, SuperNet
 from regardant.train.search_space import Architecture, Layer, SearchSpace
 
-LENGTH = 256
-TASK = TriggerCopy(symbols=16, length=LENGTH, share=0.2, distance=8, held_out=32)
+LENGTH = 128
+TASK = TriggerCopy(symbols=16, length=LENGTH, share=0.2, distance=2, held_out=32)
 KINDS = {
-    "softmax": partial(create, "softmax", causal=True),
+    "softmax": partial(create, "softmax", causal=True, position="rotary"),
     # The cosine must stay positive up to the last position, and be felt before it.
-    "cosformer": partial(create, "cosformer", causal=True, max_length=LENGTH),
+    "cosformer": partial(create, "cosformer", causal=True, position="rotary", max_length=LENGTH),
 }
 SPACE = SearchSpace(
     KINDS,
@@ -34,7 +34,7 @@ SPACE = SearchSpace(
     heads=(2, 4),
     hiddens=(64, 128),
 )
-SHARED_STEPS, ALONE_STEPS, MEASURED, ALONE = 300, 120, 40, 8
+SHARED_STEPS, ALONE_STEPS, MEASURED, ALONE = 300, 150, 40, 8
 
 
 def search(run):
