@@ -9,9 +9,9 @@ forward and scatters the sums of their gradients backward.
 
 The equations, with decay and without a mask, are in `regardant.parallel.linear`. What differs from the
 paper: a decay a head, an earlier segment's state, softmax layers under any pattern. What differs from the
-official code: a part may have any length (its kernels want blocks of 64 that come out even); states travel
-in float32 where the inputs are half as precise; the state that the backward needs is kept, not summed
-again.
+official code as released: its masked kernel masks between chunks of 64 tokens but not inside one, and its
+unmasked one leaves a token's own block and all later ones out; both are as in the paper here. A part may
+have any length, where those kernels want blocks that come out even.
 """
 
 from __future__ import annotations
