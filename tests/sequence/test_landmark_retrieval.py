@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from regardant.contract.meter import Meter
 from regardant.core.state import Cache
 from regardant.sequence.landmark_attention import LandmarkAttention
 from regardant.sequence.landmark_retrieval import LandmarkRetrieval
@@ -131,3 +132,15 @@ def test_bad_configuration_says_what_would_be_right(config):
         LandmarkRetrieval(32, 4, **config)
     with pytest.raises(ValueError, match="no choice is called 'tokens'; the nearest are token"):
         LandmarkRetrieval(32, 4, choice="tokens")
+
+
+def test_what_a_step_does_is_linear_in_the_blocks_that_it_retrieves():
+    x, work = inputs(200, batch=1), []
+    for retrieved in (2, 4, 8):
+        model = layer(block=7, retrieved=retrieved)
+        with torch.no_grad():
+            state = model.prefill(x[:, :199])[1]
+            with (meter := Meter()):
+                model.step(x[:, 199], state)
+        work.append(meter.work)
+    assert work[2] - work[1] == pytest.approx(2 * (work[1] - work[0]), rel=0.02)
