@@ -34,7 +34,7 @@ SPACE = SearchSpace(
     heads=(2, 4),
     hiddens=(64, 128),
 )
-SHARED_STEPS, ALONE_STEPS, MEASURED, ALONE = 300, 150, 40, 8
+SHARED_STEPS, ALONE_STEPS, MEASURED, ALONE = 300, 120, 40, 8
 
 
 def search(run):
