@@ -82,7 +82,7 @@ def claim(context: Context) -> Outcome:
     local = Blocks(SEGMENT)
     found = context.measure(
         {
-            "combiner, fixed": trained("combiner-fixed", segment=SEGMENT),
+            "combiner fixed": trained("combiner-fixed", segment=SEGMENT),
             "segments alone": trained("softmax", pattern=local),
             "fixed sparse": trained("softmax", pattern=local | LastOfSegment()),
             "softmax": trained("softmax"),
@@ -92,7 +92,7 @@ def claim(context: Context) -> Outcome:
     return Outcome(
         setting=f"bytes of the standard library, windows of {TASK.length}, segments of {SEGMENT}; 2 layers "
         "of width 64, 4 heads, 250 steps of 8; the paper models images pixel by pixel and long texts",
-        figures=[Figure.of(TASK.metric_name, found, "loss", ours="combiner, fixed")],
+        figures=[Figure.of(TASK.metric_name, found, "loss", ours="combiner fixed")],
         criteria=[
             quality("Combiner's loss beside that of its segments alone", ours - alone, at_most=0.0),
             quality("Combiner's loss beside that of fixed sparse attention", ours - sparse, at_most=0.0),
