@@ -114,7 +114,8 @@ def linear_over_ranks(
     )
     exchange = exchange or AllGather()
     if causal:
-        out, last = _Causal.apply(q, k, v, log_decay, carried, group, exchange)
+        with torch.autocast(q.device.type, enabled=False):  # which would sum states in half precision
+            out, last = _Causal.apply(q, k, v, log_decay, carried, group, exchange)
         seen = n * group.size() + (0 if state is None else state.length)
         return out, None if isinstance(exchange, Ring) else DecayedState(seen, last)
     require(log_decay is None, "log_decay is given, but without a mask nothing has come before anything")
@@ -122,7 +123,8 @@ def linear_over_ranks(
     require(
         isinstance(exchange, AllGather), "exchange is a Ring, but without a mask all ranks want all states"
     )
-    return _Whole.apply(q, k, v, group, exchange), None
+    with torch.autocast(q.device.type, enabled=False):
+        return _Whole.apply(q, k, v, group, exchange), None
 
 
 class _Causal(torch.autograd.Function):

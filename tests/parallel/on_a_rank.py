@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from regardant import create
+from regardant.claim.count import peak_bytes
 from regardant.core.decayed_rule import DecayedState
 from regardant.core.pattern import Causal
 from regardant.core.rule import SoftmaxRule
@@ -41,6 +42,18 @@ def linear(mesh, cases, q, k, v, grad, decay, state):
         )  # fmt: skip
         grads = torch.autograd.grad((out * direction).sum(), inputs)
         found[case] = [out.detach(), *grads], last
+    return found
+
+
+def autocast(mesh, q, k, v):
+    """Outputs and state in half precision, as they are and under autocast."""
+    lasp, found = Lasp2(mesh), []
+    parts = [lasp.cut(x, axis=2) for x in (q, k, v)]
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            causal, last = linear_over_ranks(*parts, group=lasp.group)
+            whole, _ = linear_over_ranks(*parts, group=lasp.group, causal=False)
+        found.append([causal, whole, last.matrix])
     return found
 
 
@@ -79,6 +92,16 @@ def traffic(mesh, system, lengths):
         with Traffic() as seen:
             split.mix(layer, x).sum().backward()
         found.append((seen.steps, seen.payload, seen.sent, sorted({each.name for each in seen.exchanges})))
+    return found
+
+
+def peaks(mesh, system, lengths):
+    """The most bytes that attention of one head holds at once, forward and backward, length by length."""
+    split, found = SYSTEMS[system](mesh), []
+    for length in lengths:
+        x = torch.randn(1, 1, length // split.ranks, 8, requires_grad=True)
+        attend = partial(split.attend, SoftmaxRule(), pattern=Causal(), scale=None)
+        found.append(peak_bytes(lambda attend=attend, x=x: attend(x, x, x).sum().backward()))
     return found
 
 

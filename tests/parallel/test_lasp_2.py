@@ -135,6 +135,26 @@ def test_pitfall_the_prefix_leaves_out_a_ranks_own_part():
     torch.testing.assert_close(found[1][case][0][0], own.tril() @ v[:, :, 2:], rtol=0, atol=1e-12)
 
 
+def test_pitfall_gradients_come_back_through_the_gathering():
+    """Rank 1 alone has a loss; keys and values of rank 0, which it met as a state, get their gradients."""
+    q, k, v, grad = drawn(*[(1, 1, 6, 2)] * 4)
+    grad[:, :, :3] = 0
+    case = ("gathered", True, True, False)
+    decay = torch.tensor([-0.3], dtype=torch.float64)
+    found = on_ranks(2, on_a_rank.linear, [case], q, k, v, grad, decay, None)
+    right, _ = whole_linear(q, k, v, grad, decay, None)
+    for which in (2, 3):
+        got = found[0][case][0][which]
+        assert got.abs().max() > 0
+        torch.testing.assert_close(got, right[which][:, :, :3], rtol=0, atol=1e-12)
+
+
+def test_pitfall_a_last_part_that_is_shorter_is_refused_before_anything_is_sent():
+    for length, padded in ((13, 16), (3, 4)):
+        with pytest.raises(ValueError, match=f"{length} tokens, which 4 ranks .* pad it to {padded}"):
+            on_ranks(4, on_a_rank.refused, "cut", length)
+
+
 def test_pitfall_states_are_summed_in_float32():
     q, k, v, grad = drawn(*[(1, 1, 512, 2)] * 4, dtype=torch.float32)
     case = ("gathered", False, True, False)
@@ -144,6 +164,9 @@ def test_pitfall_states_are_summed_in_float32():
     exact = low[1].double().mT @ low[2].double()
     assert state.dtype == torch.float32
     torch.testing.assert_close(state.double(), exact, rtol=1e-5, atol=0)
+    for plain, cast in on_ranks(2, on_a_rank.autocast, *low[:3]):
+        for one, other in zip(plain, cast):
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,13 @@ def test_pitfall_logits_that_differ_widely_between_blocks_keep_their_common_maxi
     torch.testing.assert_close(out, attend_dense(q, k, v), rtol=0, atol=1e-9)
 
 
+def test_pitfall_two_cores_show_no_speed_but_that_no_worker_holds_the_scores():
+    """Twice the length is twice the memory; the scores of a worker would be four times as many."""
+    short, long = (max(each) for each in zip(*on_ranks(2, on_a_rank.peaks, "rows", (512, 1024))))
+    assert long < 2.2 * short
+    assert long < 512 * 512 * 4
+
+
 def test_pitfall_the_mixing_matrix_keeps_the_routing_that_x_chose():
     """Fed with unit vectors instead of x, a router would choose anew: the matrix of something else."""
     x = drawn((1, 24, 32))[0]
