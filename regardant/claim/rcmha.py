@@ -24,7 +24,7 @@ MODELS = {
     "distances": {"kernel": None, "relative": True},
     "neither": {"kernel": None, "relative": False},
 }
-NAMES = {"both": "RCMHA", "convolution": "MDHA", "distances": "RMHA", "neither": "MHA"}
+NAMES = {"both": "rcmha", "convolution": "mdha", "distances": "rmha", "neither": "mha"}
 
 
 def mixers(name: str):
@@ -82,18 +82,18 @@ def claim(context: Context) -> Outcome:
         setting=f"bytes of the standard library; {LAYERS} layers of width {DIM}, {HEADS} heads, windows of "
         f"{TASK.length}, 300 steps of 16; the paper trains language models of its own size",
         figures=[
-            Figure.of("next-byte accuracy", found, "accuracy", ours="RCMHA"),
-            Figure.of(TASK.metric_name, found, "loss", ours="RCMHA"),
+            Figure.of("next-byte accuracy", found, "accuracy", ours="rcmha"),
+            Figure.of(TASK.metric_name, found, "loss", ours="rcmha"),
             Figure.once(
                 "peak megabytes of a training step",
-                {"RCMHA": held["RCMHA"]},
-                {name: value for name, value in held.items() if name != "RCMHA"},
+                {"rcmha": held["rcmha"]},
+                {name: value for name, value in held.items() if name != "rcmha"},
             ),
         ],
         criteria=[
-            quality("no less accurate than MHA", mean["RCMHA"] - mean["MHA"], at_least=0.0),
-            quality("no less accurate than MDHA", mean["RCMHA"] - mean["MDHA"], at_least=0.0),
-            quality("at most 0.3 points below RMHA", mean["RCMHA"] - mean["RMHA"], at_least=-0.003),
+            quality("no less accurate than MHA", mean["rcmha"] - mean["mha"], at_least=0.0),
+            quality("no less accurate than MDHA", mean["rcmha"] - mean["mdha"], at_least=0.0),
+            quality("at most 0.3 points below RMHA", mean["rcmha"] - mean["rmha"], at_least=-0.003),
             exact("skewed and at once equals written out", checked["difference"], at_most=1e-9),
         ],
         notes=[
