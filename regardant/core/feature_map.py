@@ -46,10 +46,12 @@ class FeatureSums(State):
 
 
 class FeatureRule(Rule):
-    """The rules that are a feature map on each side; `floor` is the smallest denominator."""
+    """The rules that are a feature map on each side; `floor` is the smallest denominator, `scale` that of the
+    logits where the caller names none (None: d^(-1/2))."""
 
     supports = Supports(pattern=False, time=1.0, memory=1.0, state=0.0)
     floor: float = 1e-6
+    scale: float | None = None
 
     def of_queries(self, q: Float[Tensor, "b h m d"], sight: Sight, scale: float) -> Float[Tensor, "b h m f"]:
         """φ"""
@@ -115,8 +117,8 @@ class FeatureRule(Rule):
         # Emptied before as well: the features of anything may overflow.
         return self.of_keys(k.masked_fill(~shown, 0), sight, scale) * shown
 
-    @staticmethod
-    def _scale(x: Tensor, scale: float | None) -> float:
+    def _scale(self, x: Tensor, scale: float | None) -> float:
+        scale = self.scale if scale is None else scale
         return x.shape[-1] ** -0.5 if scale is None else scale
 
     def _quotient(self, sums: Float[Tensor, "*b e+1"]) -> Float[Tensor, "*b e"]:

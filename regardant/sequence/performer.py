@@ -46,8 +46,10 @@ class RandomFeatureRule(FeatureRule):
 
     floor = 1e-12
 
-    def __init__(self, head_dim: int, *, features: int | None = None):
+    def __init__(self, head_dim: int, *, features: int | None = None, scale: float | None = None):
         super().__init__()
+        require(scale is None or scale > 0, f"scale is {scale}, but exp(scale q·k) needs a positive one")
+        self.scale = scale
         features = max(1, int(head_dim * log(head_dim))) if features is None else features
         require(features >= 1, f"features is {features}, but the kernel is a mean over at least 1 direction")
         drawn = orthogonal_directions(features, head_dim).to(torch.get_default_dtype())
@@ -92,7 +94,6 @@ class Performer(MultiHead):
         self, dim: int, heads: int, *, features: int | None = None, head_dim: int | None = None,
         scale: float | None = None, **shared,
     ):  # fmt: skip
-        require(scale is None or scale > 0, f"scale is {scale}, but exp(scale q·k) needs a positive one")
         check_heads(dim, heads, shared.get("kv_heads"), head_dim)
-        rule = RandomFeatureRule(head_dim or dim // heads, features=features)
+        rule = RandomFeatureRule(head_dim or dim // heads, features=features, scale=scale)
         super().__init__(dim, heads, head_dim=head_dim, scale=scale, rule=rule, **shared)

@@ -69,6 +69,21 @@ def test_pitfall_draws_are_fixed_between_calls_and_others_only_when_asked():
     assert "directions" in own.state_dict()
 
 
+def test_a_scale_holds_for_a_prompt_and_a_context_too():
+    torch.manual_seed(0)
+    x, context = torch.randn(2, 2, 9, 16, dtype=torch.float64)
+    layer = Performer(16, 2, causal=True, scale=0.9).double()
+    whole, (_, state) = layer(x), layer.prefill(x[:, :5])
+    for t in range(5, 9):
+        y, state = layer.step(x[:, t], state)
+        torch.testing.assert_close(y, whole[:, t], rtol=0, atol=1e-12)
+    layer = Performer(16, 2, causal=True, context_dim=16, scale=0.9).double()
+    whole, state = layer(x, context), layer.start(2, context=context)
+    for t in range(9):
+        y, state = layer.step(x[:, t], state)
+        torch.testing.assert_close(y, whole[:, t], rtol=0, atol=1e-12)
+
+
 def test_number_of_features():
     assert RandomFeatureRule(16).directions.shape == (44, 16)  # 16 ln 16 = 44.4
     assert Performer(32, 4, features=5).rule.directions.shape == (5, 8)
