@@ -33,6 +33,9 @@ from regardant.core.supports import Supports
 LINE = 1e-8
 """ε: a plane whose coordinates are shorter than this is a line."""
 
+TILE = 256
+"""Tokens whose planes are worked at once."""
+
 
 @dataclass
 class FlowsState(State):
@@ -103,21 +106,36 @@ class GrassmannFlows(Streaming):
         )
 
     def _flow(self, z: Float[Tensor, "b r w"], real: Bool[Tensor, "b r"], n: int) -> Float[Tensor, "b n c"]:
-        """The planes of one offset after the other, as antisymmetric matrices: p is the half above."""
-        exact = torch.promote_types(z.dtype, torch.float32)
-        reach, z = max(self.offsets), z.to(exact)
-        mine, total, count = z[:, reach:], 0, 0
+        """Tile after tile of the sequence, so that a tile's planes stay in a processor's cache."""
+        reach, flows = max(self.offsets), []
+        (near, *tiles), (there, *others) = (x.split([reach, *_tiles(n)], dim=1) for x in (z, real))
+        for tile, here in zip(tiles, others):
+            near, there = torch.cat([near, tile], dim=1), torch.cat([there, here], dim=1)
+            mean, some = self._planes(near, there)
+            flows.append(self.to_flow(mean) * some)
+            near, there = near[:, -reach:], there[:, -reach:]
+        return torch.cat(flows, dim=1)
+
+    def _planes(
+        self, z: Float[Tensor, "b r w"], real: Bool[Tensor, "b r"]
+    ) -> tuple[Float[Tensor, "b n p"], Bool[Tensor, "b n 1"]]:
+        """The mean plane of every token but the first max Δ, and whether it has any partner.
+
+        A plane is an antisymmetric matrix here, of which p is the half above.
+        """
+        reach, n = max(self.offsets), z.shape[1] - max(self.offsets)
+        exact = z.to(torch.promote_types(z.dtype, torch.float32))
+        mine, total, count = exact[:, reach:], 0, 0
         for offset in self.offsets:
-            back = slice(reach - offset, reach - offset + n)
-            there = real[:, back, None]
-            wedge = mine[..., None] * z[:, back, None]
+            there = real.narrow(1, reach - offset, n)[..., None]
+            wedge = mine[..., None] * exact.narrow(1, reach - offset, n)[:, :, None]
             wedge = wedge - wedge.mT
             size = wedge.square().sum((-2, -1)) / 2
             share = there[..., 0] * size.clamp(min=LINE**2).rsqrt()
             total = total + wedge * share[..., None, None]
             count = count + there
         mean = total.flatten(2).index_select(2, self.upper) / count.clamp(min=1)
-        return self.to_flow(mean.to(self.to_flow.weight.dtype)) * (count > 0)
+        return mean.to(z.dtype), count > 0
 
     def _plain_flow(
         self, z: Float[Tensor, "b r w"], real: Bool[Tensor, "b r"], n: int
@@ -133,3 +151,7 @@ class GrassmannFlows(Streaming):
                         flows.append(self.to_flow(p / max(p.norm(), LINE)))
                 rows.append(sum(flows) / len(flows) if flows else torch.zeros_like(self.to_flow.bias))
         return torch.stack(rows).unflatten(0, (len(z), n))
+
+
+def _tiles(n: int) -> list[int]:
+    return [min(TILE, n - start) for start in range(0, n, TILE)]

@@ -73,6 +73,17 @@ def test_stepping_and_segments_equal_forward():
     assert state.reduced.shape == (2, 5, 5)
 
 
+@pytest.mark.parametrize("offsets", [(1, 2), (300, 1)])
+def test_tiles_see_each_other(offsets):
+    """A sequence longer than a tile is what its tokens are one by one, near partners and far ones."""
+    flows, x = layer(offsets=offsets), inputs(600, batch=1)
+    with torch.no_grad():
+        whole, state = flows(x), flows.start(1)
+        for t in range(600):
+            y, state = flows.step(x[:, t], state)
+            torch.testing.assert_close(y, whole[:, t], rtol=0, atol=1e-12)
+
+
 def test_pitfall_pairs_look_back_and_never_ahead():
     flows, x = layer(), inputs(12)
     changed = torch.cat([x[:, :7], 4 * inputs(5, seed=3)], dim=1)
