@@ -1,38 +1,71 @@
 """Do heads with different spans reach farther than heads with equal ones, at the same mean span?
 
-Recall of pairs that two uniform spans cannot reach, one head of four looking far; and bytes at a mean span
+Retrieval of what stands 40 tokens back, where two uniform spans do not reach, one head of four looking far
+(dense attention says that the task is learned in that time); and bytes at a mean span
 of an eighth of the window, against uniform spans and dense attention. Models are trained with their spans
 from the start: the search for a pretrained model's spans is not part of this.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from regardant import create
 from regardant.claim.context import Context
 from regardant.claim.count import flops
 from regardant.claim.outcome import Figure, Outcome, cost, exact, quality
 from regardant.task.bytes import Bytes
-from regardant.task.recall import Recall
+from regardant.task.held_out import validation_generator
+from regardant.task.score import IGNORED, hits, label_loss
 from regardant.train.fit import evaluate
 from regardant.train.model import TokenModel
 
-TASK = Recall(vocabulary=128, length=104, pairs=4, wait=32)
-"""The nearest repeated key stands 65 tokens behind its pair; two spans of 32 reach 62."""
+PERIOD, LENGTH, SYMBOLS = 40, 96, 32
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Random symbols that come again after 40 tokens: from then on, which one is next?"""
+
+    name: ClassVar[str] = "repeats of 40 symbols"
+    metric_name: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        once = torch.randint(SYMBOLS, (size, PERIOD), generator=generator)
+        tokens = once.repeat(1, 3)[:, : LENGTH + 1]
+        labels = tokens[:, 1:].clone()
+        labels[:, : PERIOD - 1] = IGNORED
+        return tokens[:, :-1], labels
+
+    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield self.batch(256, validation_generator())
+
+    loss = staticmethod(label_loss)
+    metric = staticmethod(hits)
+
+
+TASK = Repeats()
+"""The symbol to find stands 39 tokens before the query; two spans of 16, one over the other, reach 30."""
 TEXT = Bytes(length=128)
-FAR, NEAR = {"mixed": [8, 8, 8, 104], "uniform": 32}, {"mixed": [8, 8, 8, 40], "uniform": 16}
+SPANS = {"mixed": [8, 8, 4, 44], "uniform": 16}
 
 
 def spans(alpha, block: int = 2):
     return partial(create, "moa-mixture-of-sparse-attention", alpha=alpha, block=block)
 
 
-def recall(mixer):
+def retrieval(mixer):
     def unit(run):
-        mixers = [partial(mixer, dim=64, heads=4, causal=True)] * 2
-        make = partial(TokenModel, TASK.vocabulary, mixers, dim=64, length=TASK.length, expansion=0)
-        model = run.fit(make, TASK, steps=800, batch=32, learning_rate=3e-3)
+        mixers = [partial(mixer, dim=64, heads=4, causal=True, position="rotary")] * 2
+        model = run.fit(
+            partial(TokenModel, SYMBOLS, mixers, dim=64, expansion=0), TASK, steps=300, batch=16,
+            learning_rate=3e-3,
+        )  # fmt: skip
         return {"accuracy": evaluate(model, TASK)}
 
     return unit
@@ -67,28 +100,29 @@ def counted() -> dict[str, float]:
 
 def claim(context: Context) -> Outcome:
     checked = context.check("counted", counted)
-    found = context.measure({f"{name} recall": recall(spans(alpha)) for name, alpha in FAR.items()})
-    written = context.measure(
-        {f"{name} spans": text(spans(alpha)) for name, alpha in NEAR.items()}
-        | {"dense": text(partial(create, "softmax"))}
-    )
-    mixed, uniform = (found[f"{name} recall"]["accuracy"].mean for name in FAR)
-    loss = {name: each["loss"].mean for name, each in written.items()}
+    ways = {name: spans(alpha) for name, alpha in SPANS.items()} | {"dense": partial(create, "softmax")}
+    found = context.measure({f"{name} retrieval": retrieval(mixer) for name, mixer in ways.items()})
+    written = context.measure({f"{name} text": text(mixer) for name, mixer in ways.items()})
+    accuracy = {name: found[f"{name} retrieval"]["accuracy"].mean for name in ways}
+    loss = {name: written[f"{name} text"]["loss"].mean for name in ways}
     return Outcome(
-        setting="models trained with their spans, 2 layers, width 64, 4 heads; recall over 65 to 100 tokens "
-        "at a mean span of 32, 800 steps of 32; bytes of the standard library, windows of 128 at a mean span "
-        "of 16, 200 steps of 16; the paper plans spans for pretrained models of 7B and more",
+        setting="models trained with their spans, 2 layers, width 64, 4 heads; mean spans of 16 besides "
+        "2 sinks; symbols 40 tokens back, rotary, 300 steps of 16; bytes of the standard library, windows of "
+        "128, 200 steps of 16; the paper plans spans for pretrained models of 7B and more",
         figures=[
-            Figure.of("accuracy of recall", found, "accuracy", ours="mixed recall"),
-            Figure.of(TEXT.metric_name, written, "loss", ours="mixed spans"),
+            Figure.of("accuracy of retrieval", found, "accuracy", ours="mixed retrieval"),
+            Figure.of(TEXT.metric_name, written, "loss", ours="mixed text"),
         ],
         criteria=[
-            quality("recall at least 1.5 times that of uniform spans", mixed / uniform, at_least=1.5),
+            quality(
+                "retrieves at least 1.5 times as well as uniform spans",
+                accuracy["mixed"] / accuracy["uniform"], at_least=1.5,
+            ),
             quality(
                 "on text, mixed spans are no worse than uniform ones",
-                loss["mixed spans"] - loss["uniform spans"], at_most=0.0,
+                loss["mixed"] - loss["uniform"], at_most=0.0,
             ),
-            quality("on text, at most 5 % above dense", loss["mixed spans"] / loss["dense"], at_most=1.05),
+            quality("on text, at most 5 % above dense", loss["mixed"] / loss["dense"], at_most=1.05),
             cost(
                 "at most half of the operations at a mean span of 1/16", checked["operations"], at_most=0.5
             ),
