@@ -32,7 +32,7 @@ from regardant.core.rule import SoftmaxRule
 from regardant.parallel.exchange import Gathered
 from regardant.parallel.linear import linear_over_ranks
 from regardant.parallel.processes import on_ranks
-from regardant.parallel.sequence_parallel import SequenceParallel, softmax_of, unsplit
+from regardant.parallel.sequence_parallel import SequenceParallel, runs_softmax, unsplit
 
 
 class Lasp2(SequenceParallel):
@@ -42,15 +42,16 @@ class Lasp2(SequenceParallel):
         if type(rule) is DecayedLinearRule:
             q = q if scale is None else q * scale
             return linear_over_ranks(q, k, v, rule.log_decay, group=self.group)[0]
-        if (softmax := softmax_of(rule)) is None:
+        if not runs_softmax(rule):
             raise unsplit(self, rule, "softmax and linear attention with a fixed decay")
         k, v = Gathered.apply(torch.cat([k, v], dim=-1), self.group).split([k.shape[-1], v.shape[-1]], dim=-1)
         offset = self.offset(q.shape[2])
         if type(pattern) is Causal:
             k, v = (x[:, :, : offset + q.shape[2]] for x in (k, v))
+        added = rule.added(q, scale=scale, offset=offset)
         return plan.attend(
-            q, k, v, pattern, scale=scale, bias=softmax.bias, normaliser=softmax.normaliser, offset=offset
-        )
+            q, k, v, pattern, scale=scale, bias=added, normaliser=rule.normaliser, offset=offset
+        )  # fmt: skip
 
     @classmethod
     def known_answers(cls, generator: torch.Generator) -> Iterator[KnownAnswer]:

@@ -117,9 +117,14 @@ class SequenceParallel:
                 each.grad = summed.view_as(each)
 
 
+def runs_softmax(rule: Rule) -> bool:
+    """Whether what the rule does is `plan.attend`, with what it adds to the logits and its normaliser."""
+    return isinstance(rule, SoftmaxRule) and not _differs(rule, SoftmaxRule, "forward")
+
+
 def softmax_of(rule: Rule) -> SoftmaxRule | None:
-    """The rule, if what it does is `plan.attend` with its bias and normaliser; else None."""
-    return rule if isinstance(rule, SoftmaxRule) and not _differs(rule, SoftmaxRule, "forward") else None
+    """The rule, if it runs softmax and adds nothing to the logits but its bias; else None."""
+    return rule if runs_softmax(rule) and not _differs(rule, SoftmaxRule, "added") else None
 
 
 def unsplit(system: SequenceParallel, rule: Rule, splits: str) -> ValueError:

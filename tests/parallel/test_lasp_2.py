@@ -92,10 +92,13 @@ def test_softmax_layers_of_hybrids_gather_keys_and_values():
         same([each[case] for each in found], right)
 
 
-NAMES = ["lightning-attention-2", "softmax", "sliding-window", "gated-attention", "softplus-attention-lssa"]
+NAMES = [
+    "lightning-attention-2", "transnormerllm", "tnl-lightning-attention",
+    "softmax", "sliding-window", "gated-attention", "softplus-attention-lssa", "music-transformer",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("config", [{"position": "rotary"}, {"position": "learned", "max_length": 16}])
+@pytest.mark.parametrize("config", [{}, {"position": "rotary"}, {"position": "learned", "max_length": 16}])
 def test_layers_know_where_their_part_stands(config):
     config = {"heads": 2, "causal": True} | config
     x, grad = drawn((2, 12, 16), (2, 12, 16))

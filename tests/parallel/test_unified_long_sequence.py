@@ -108,6 +108,7 @@ def test_what_the_ring_sends_grows_with_the_length_and_what_lasp_2_sends_does_no
         ("mix", ("heads", "softmax", {"heads": 4, "kv_heads": 1}), "kv_heads is 1, which 2 workers"),
         ("mix", ("rows", "sliding-window", {"heads": 2, "causal": True}), "pattern is .* split by heads"),
         ("mix", ("rows", "softmax", {"heads": 2, "position": "alibi"}), "cannot be split: Distributed"),
+        ("mix", ("rows", "music-transformer", {"heads": 2}), "RelativeRule cannot be split: Distributed"),
         ("mix", ("rows", "flowformer", {"heads": 2}), "Flowformer has its own attend"),
     ],
 )
