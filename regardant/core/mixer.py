@@ -253,7 +253,8 @@ class MultiHead(Mixer):
         pattern = self.visible(keys or length, across=self.context_dim is not None, padding=None)
         return explain(
             pattern, length, keys, heads=self.heads, head_dim=self.head_dim,
-            device=self.to_q.weight.device.type, bias=rule.bias is not None,
+            device=self.to_q.weight.device.type,
+            bias=rule.bias is not None or type(rule).added is not SoftmaxRule.added,
             normaliser=rule.normaliser is not None,
         )  # fmt: skip
 

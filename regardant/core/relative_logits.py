@@ -27,8 +27,9 @@ def skewed(products: Float[Tensor, "*lead m t"], columns: int) -> Float[Tensor, 
 class RelativeLogits:
     """What q_i·E[j - i] adds to the logits of queries that stand at `offset` and after it.
 
-    Row r of the table is for j - i = r - `origin`; what lies farther out takes the outermost row. The
-    queries are to be scaled as the logits are.
+    Row r of the table is for j - i = r - `origin`; what lies farther out takes the outermost row. A table
+    of several rows that ends with row `origin` is for queries that look back only: what stands ahead of one
+    means nothing. The queries are to be scaled as the logits are.
     """
 
     stationary = False
@@ -51,17 +52,24 @@ class RelativeLogits:
         # The table's row at the lower left corner of the block, which goes up by one a column and a row.
         low, width = int(j[0] - i[0]) - (rows - 1) + self.origin, rows + columns - 1
         begin, end = (min(max(row, 0), last) for row in (low, low + width - 1))
-        q = self.q.narrow(2, int(at[0]), rows).to(table.dtype)
-        products = q @ table[:, begin : end + 1].mT
+        rest = width - (end + 1 - begin)
         before = min(max(-low, 0), width - 1)
-        after = width - before - products.shape[-1]
-        if before or after:  # beyond the table, every distance has the same product
-            left, right = products[..., :1], products[..., -1:]
-            products = torch.cat(
-                [left.expand(*left.shape[:3], before), products, right.expand(*right.shape[:3], after)],
-                dim=-1,
-            )
-        return skewed(products, columns)
+        q = self.q.narrow(2, int(at[0]), rows).to(table.dtype)
+        if 0 < last == self.origin and rows > 1 and rest - before == rows - 1:
+            # A block up to the diagonal: with one column more on the left, rows can be read as long as
+            # they are, and run on into the next one where nothing is meant.
+            table = torch.cat([table[:, begin : begin + 1], table[:, begin:]], dim=1)
+            products = _widened(q @ table.mT, before, 0)
+            return products.flatten(-2)[..., rows:].unflatten(-1, (rows, columns))
+        return skewed(_widened(q @ table[:, begin : end + 1].mT, before, rest - before), columns)
+
+
+def _widened(products: Float[Tensor, "b h m t"], before: int, after: int) -> Float[Tensor, "b h m w"]:
+    """Beyond the table, every distance has the same product."""
+    if not (before or after):
+        return products
+    lead, left, right = products.shape[:3], products[..., :1], products[..., -1:]
+    return torch.cat([left.expand(*lead, before), products, right.expand(*lead, after)], dim=-1)
 
 
 def _consecutive(positions: Int[Tensor, "n"]) -> bool:

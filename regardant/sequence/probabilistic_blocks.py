@@ -31,7 +31,7 @@ from regardant.core.errors import require
 from regardant.core.mixer import MultiHead
 from regardant.core.partial_softmax import attend_parts
 from regardant.core.pattern import Pattern, both, split_padding
-from regardant.core.plan import attend_dense
+from regardant.core.plan import Plan, attend_dense
 from regardant.core.rule import SoftmaxRule
 from regardant.core.supports import Supports
 from regardant.core.tiles import Scattered
@@ -89,7 +89,7 @@ class Correction:
 class DrawnBlocksRule(SoftmaxRule):
     """Softmax over drawn blocks: a tile a query block, of just the key blocks that it drew."""
 
-    supports = Supports(cross=False, causal_cross=False, time=1.5, memory=1.0, state=1.0)
+    supports = Supports(cross=False, causal_cross=False, time=1.25, memory=1.0, state=1.0)
 
     def __init__(self, blocks: DrawnBlocks, *, correct: bool):
         super().__init__()
@@ -150,7 +150,7 @@ class ProbabilisticBlocks(MultiHead):
     `rate` is c. The record gets the observation "drawn" of a pass that drew: its number.
     """
 
-    supports = Supports(cross=False, causal_cross=False, time=1.5, memory=1.0, state=1.0)
+    supports = Supports(cross=False, causal_cross=False, time=1.25, memory=1.0, state=1.0)
 
     def __init__(
         self, dim: int, heads: int, *, size: int = 32, rate: float = 2.0, chance: Chance = "harmonic",
@@ -174,3 +174,19 @@ class ProbabilisticBlocks(MultiHead):
             if record is not None:
                 record.note("drawn", number)
         return self.rule(q, k, v, pattern=pattern, scale=self.scale, seed=seed)
+
+    def explain(self, length: int, *, keys: int | None = None) -> Plan:
+        """The pairs that a pass with this layer's own draw computes."""
+        require(
+            keys in (None, length),
+            f"keys is {keys}, but blocks are drawn among length={length}",
+        )
+        count = -(-length // self.rule.blocks.size)
+        at = torch.arange(count)
+        drawn = self.rule.blocks.drawn(at[:, None], at[None])
+        drawn = drawn.tril() if self.causal else drawn
+        return Plan(
+            "gather", "each block of queries gathers the blocks of keys that it drew",
+            min(int(drawn.sum()) * self.rule.blocks.size**2, length**2), length**2,
+            "linear in the length times the blocks that one block draws",
+        )  # fmt: skip

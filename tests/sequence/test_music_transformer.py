@@ -127,3 +127,8 @@ def test_one_bad_distance_and_one_bad_position_are_said():
         layer(max_distance=0)
     with pytest.raises(ValueError, match="position is Alibi"):
         layer(position="alibi")
+
+
+def test_explain_knows_of_the_relative_term():
+    assert "bias learns" not in str(create("softmax", dim=24, heads=3, causal=True).explain(4096))
+    assert layer().explain(4096).name == "dense"

@@ -107,6 +107,16 @@ def test_a_query_sees_nothing_that_was_not_drawn():
     assert torch.equal(moved, allowed)
 
 
+def test_explain_counts_the_pairs():
+    made = layer(size=32)
+    plan = made.explain(16_384)
+    blocks, at = made.rule.blocks, torch.arange(512)
+    assert plan.pairs == int(blocks.drawn(at[:, None], at[None]).tril().sum()) * 32**2
+    assert plan.pairs < 0.05 * plan.total
+    with pytest.raises(ValueError, match="keys is 7"):
+        made.explain(64, keys=7)
+
+
 @pytest.mark.parametrize(
     ("own", "words"),
     [({"size": 0}, "size is 0"), ({"rate": 0.0}, "rate is 0"), ({"chance": "odd"}, "chance is 'odd'"),
