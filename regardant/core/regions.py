@@ -10,6 +10,7 @@ the rest for it; its fast way is its own, the plain one is here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from regardant.core.errors import require, unknown
 from regardant.core.mixer import MultiHead
-from regardant.core.pattern import split_padding
+from regardant.core.pattern import Pattern, split_padding
 
 POOLINGS = ("max", "mean", "sum")
 
@@ -49,7 +50,7 @@ def running_pool(
     return total / count[..., None]
 
 
-def _largest(x: Tensor, real: Tensor | None, largest) -> Tensor:
+def _largest(x: Tensor, real: Tensor | None, largest: Callable[[Tensor], Tensor]) -> Tensor:
     if real is None:
         return largest(x)
     found = largest(x.masked_fill(~real[..., None], -inf))
@@ -142,7 +143,7 @@ class RegionAttention(MultiHead):
         return attend_regions(q, k, v, *parts, real_of(pattern, len(q)), **self.pooling)
 
 
-def real_of(pattern, batch: int) -> Bool[Tensor, "b n"] | None:
+def real_of(pattern: Pattern | None, batch: int) -> Bool[Tensor, "b n"] | None:
     """The padding in a pattern, a row a sample."""
     real = split_padding(pattern)[1]
     return None if real is None else real.expand(batch, -1)
