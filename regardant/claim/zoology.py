@@ -104,7 +104,7 @@ def claim(context: Context) -> Outcome:
         ],
         notes=[
             "All other tokens are drawn from the whole vocabulary, so that keys also come up as fillers.",
-            "With 700 steps the hybrids were as good and attention was not there yet (0.38): it has to find in "
-            "two layers what a convolution of three taps brings along.",
+            "With 700 steps the hybrids were as good, and attention was not there yet (0.38): it has to find "
+            "by itself what a convolution of three taps brings along.",
         ],
     )  # fmt: skip
