@@ -1,0 +1,11 @@
+"""Is Nyström attention linear, and nearer to softmax with more landmarks?"""
+
+from regardant.claim.context import Context
+from regardant.claim.efficient_baseline import efficient
+from regardant.claim.outcome import Outcome
+
+
+def claim(context: Context) -> Outcome:
+    return efficient(
+        context, "nystromformer", more=({"landmarks": 4, "kernel": 0}, {"landmarks": 64, "kernel": 0})
+    )
