@@ -6,4 +6,4 @@ from regardant.claim.outcome import Outcome
 
 
 def claim(context: Context) -> Outcome:
-    return efficient(context, "local-attention", more=({"window": 8}, {"window": 128}), causal=(False, True))
+    return efficient(context, "local-attention", more=({"window": 8}, {"window": 32}), causal=(False, True))
