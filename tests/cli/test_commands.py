@@ -6,8 +6,12 @@ import re
 import pytest
 
 import regardant
+from regardant.atlas.catalog import PACKAGE
 from regardant.cli.cost import DEFAULT
 from tests.cli.command import copy_of_the_package, run
+
+CARDS = 214 + len(list((PACKAGE / "atlas" / "baselines").glob("*.toml")))
+"""The papers, and the yardsticks beside them."""
 
 
 @pytest.mark.parametrize(
@@ -36,7 +40,7 @@ def test_what_only_reads_cards_imports_no_torch_and_prints_plain_text(arguments)
 
 def test_list_json_has_every_paper_and_baseline() -> None:
     found = json.loads(run("list", "--json").stdout)
-    assert len(found) == 216
+    assert len(found) == CARDS
     assert sum(entry["kind"] != "baseline" for entry in found) == 214
     for entry in found:
         assert set(entry) == {"slug", "title", "arxiv", "year", "kind", "status", "fidelity", "systems"}
@@ -50,7 +54,7 @@ def test_list_json_has_every_paper_and_baseline() -> None:
 
 def test_list_is_one_full_line_a_card_when_piped() -> None:
     lines = run("list").stdout.splitlines()
-    assert len(lines) == 217
+    assert len(lines) == CARDS + 1
     assert lines[0].split() == ["slug", "year", "kind", "status", "fidelity", "systems", "title"]
     titles = {entry["title"] for entry in json.loads(run("list", "--json").stdout)}
     assert {title for title in titles if not any(line.endswith(title) for line in lines)} == set()
@@ -65,16 +69,17 @@ def test_list_by_kind_and_status() -> None:
     parts = [
         json.loads(run("list", "--json", "--status", state).stdout) for state in ("card", "built", "checked")
     ]
-    assert sum(map(len, parts)) == 216
+    assert sum(map(len, parts)) == CARDS
     assert {entry["status"] for entry in parts[0]} == {"card"}
 
 
 def test_status_counts_every_card_once() -> None:
     counts = json.loads(run("status", "--json").stdout)
-    assert sum(counts["total"].values()) == 216
+    assert sum(counts["total"].values()) == CARDS
     assert sum(counts["kinds"]["vision"].values()) == 32
     total = run("status").stdout.splitlines()[-1].split()
-    assert total == ["total", *(str(counts["total"][state]) for state in ("card", "built", "checked")), "216"]
+    states = (str(counts["total"][state]) for state in ("card", "built", "checked"))
+    assert total == ["total", *states, str(CARDS)]
 
 
 def test_show_tells_what_there_is() -> None:
@@ -134,20 +139,20 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, sentence: str) -> 
 
 def test_new_writes_beside_the_package_that_runs_it(tmp_path) -> None:
     copy_of_the_package(tmp_path)
-    done = run("new", "zoology", "--class", "Zoo", folder=tmp_path)
+    done = run("new", "my-paper", "--class", "Zoo", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     named = re.findall(r"regardant/\S+\.(?:py|toml)", done.stdout)
     assert named == [
-        "regardant/atlas/cards/zoology.toml",
-        "regardant/sequence/zoology.py",
-        "regardant/claim/zoology.py",
+        "regardant/atlas/cards/my-paper.toml",
+        "regardant/sequence/my_paper.py",
+        "regardant/claim/my_paper.py",
     ]
     assert all((tmp_path / name).is_file() for name in named)
-    about = json.loads(run("show", "zoology", "--json", folder=tmp_path).stdout)
-    assert [system["target"] for system in about["systems"]] == ["regardant.sequence.zoology:Zoo"]
+    about = json.loads(run("show", "my-paper", "--json", folder=tmp_path).stdout)
+    assert [system["target"] for system in about["systems"]] == ["regardant.sequence.my_paper:Zoo"]
     assert "dim" in [option["name"] for option in about["systems"][0]["config"]]
-    assert about["lacks"] == ["the contract of zoology has no verdict on file"]
-    again = run("new", "zoology", "--class", "Zoo", folder=tmp_path)
+    assert about["lacks"] == ["the contract of my-paper has no verdict on file"]
+    again = run("new", "my-paper", "--class", "Zoo", folder=tmp_path)
     assert again.returncode == 2 and "is there already; nothing was written" in again.stderr
 
 

@@ -70,9 +70,9 @@ def test_bad_input_is_one_sentence_and_exit_code_two(tmp_path, arguments, says):
 
 
 def test_a_type_that_the_device_lacks_is_one_sentence(tmp_path, monkeypatch):
-    from regardant.core import mixer
+    from regardant.core import checks
 
-    monkeypatch.setattr(mixer, "computes_in", lambda device, dtype: False)
+    monkeypatch.setattr(checks, "computes_in", lambda device, dtype: False)
     done = cost("softmax", "--dtype", "float16", "--out", str(tmp_path))
     assert done.exit_code == 2
     assert "float16" in done.stderr
