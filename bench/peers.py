@@ -176,14 +176,14 @@ def table(results: Results) -> str:
     rows = list(results.rows.values())
     lengths = sorted({row["length"] for row in rows})
     cells = {
-        (row["pair"], row["length"]): " / ".join(
-            f"{row[phase]['ratio']:.2f}" for phase in ("forward", "backward") if phase in row
-        )
+        (row["pair"], row["length"]): ("" if quiet(row) else "~ ")
+        + " / ".join(f"{row[phase]['ratio']:.2f}" for phase in ("forward", "backward") if phase in row)
         for row in rows
     }
     lines = [
         "# Against peers", "", f"{results.about['machine']}; {_spell(results.about['versions'])}.", "",
-        "The peer's median time over ours, forward / forward and backward; above 1 we are faster.", "",
+        "The peer's median time over ours, forward / forward and backward; above 1 we are faster. "
+        "Figures with a ~ were taken beside other work and count as missing.", "",
         "| ours / peer | " + " | ".join(f"{n:,}" for n in lengths) + " |",
         "| --- |" + " ---: |" * len(lengths),
     ]  # fmt: skip
@@ -191,6 +191,11 @@ def table(results: Results) -> str:
         lines.append(f"| {name} | " + " | ".join(cells.get((name, n), "") for n in lengths) + " |")
     lost = [f"- {line}" for line in behind(results)]
     return "\n".join([*lines, "", BLIND, "", "Behind:" if lost else "Behind: nowhere.", *lost]) + "\n"
+
+
+def quiet(row: dict[str, Any]) -> bool:
+    """Whether the machine was left to us."""
+    return row["quiet"] >= ENOUGH
 
 
 def behind(results: Results) -> list[str]:
@@ -201,6 +206,7 @@ def behind(results: Results) -> list[str]:
         for row in results.rows.values()
         for phase in ("forward", "backward")
         if phase in row
+        and quiet(row)
         and not row["does_less"]
         and not row["does_more"]
         and max(row[phase]["ratio"], row[phase]["ratio_of_best"]) < EVEN

@@ -6,16 +6,16 @@ from bench.quiet import Quiet
 from bench.results_file import Results
 
 
-def row(ratio, best, *, does_less=False, does_more=False):
+def row(ratio, best, *, does_less=False, does_more=False, quiet=1.0):
     phase = {"ours": {}, "theirs": {}, "ratio": ratio, "ratio_of_best": best}
     return {
         "pair": "a / b",
         "length": 512,
         "does_less": does_less,
         "does_more": does_more,
+        "quiet": quiet,
         "forward": phase,
         "code": "1",
-        "quiet": 1.0,
     }
 
 
@@ -39,6 +39,7 @@ def test_rows_are_kept_and_code_that_changed_makes_them_missing(tmp_path):
         (row(1.2, 0.9), False),
         (row(0.5, 0.5, does_less=True), False),
         (row(0.5, 0.5, does_more=True), False),
+        (row(0.5, 0.5, quiet=0.6), False),
     ],
 )
 def test_behind_is_where_median_and_best_are(tmp_path, its, told):
@@ -46,7 +47,8 @@ def test_behind_is_where_median_and_best_are(tmp_path, its, told):
     results.put("a / b at 512", its)
     assert bool(peers.behind(results)) is told
     assert ("Behind: nowhere." in peers.table(results)) is not told
-    assert f"| a / b | {its['forward']['ratio']:.2f} |" in peers.table(results)
+    assert f"{its['forward']['ratio']:.2f} |" in peers.table(results)
+    assert ("~ " in peers.table(results).splitlines()[8]) is (its["quiet"] < 0.85)
 
 
 def test_what_is_on_file_is_not_measured_again(tmp_path, monkeypatch):
