@@ -31,7 +31,6 @@ from regardant.core.state import State
 from regardant.core.supports import Supports
 from regardant.core.written import attend_rows
 
-
 EAGER = 2.0
 """The bias of the wish at the start: whoever is never chosen never learns, so at first all want to be."""
 
