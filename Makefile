@@ -16,7 +16,7 @@ compare: $(READY)
 	@$(BIN)/python -m regardant cost --out reports
 
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 tables: $(READY)
 	@$(BIN)/python -m regardant.atlas.readme
