@@ -65,11 +65,11 @@ class Network(nn.Module):
     @classmethod
     def examples(cls, generator: torch.Generator) -> Iterator[Example]:
         """Small configurations that cover the network's options, with inputs drawn from `generator`."""
-        raise NotImplementedError
+        raise TypeError(f"{cls.__name__} must define examples")
 
     def reference(self, *inputs: Tensor, **keywords: Tensor) -> Any:
         """What `forward` gives, written for reading."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define reference")
 
 
 def _spell(value: object) -> str:

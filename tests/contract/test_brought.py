@@ -11,6 +11,7 @@ from regardant.contract.suites import FOLDER_SUITES, SUITES
 from regardant.core.known_answer import KnownAnswer
 from regardant.core.network import Example
 from tests.contract import broken_brought as broken
+from tests.contract.breaking import assert_breaks_only
 from tests.contract.sound_brought import Entropy, Larger, Pooler
 
 BROKEN: dict[type, dict[str, str]] = {
@@ -59,13 +60,7 @@ ALSO: dict[type, set[str]] = {broken.SumsOverTheBatch: {"batch"}}
 
 @pytest.mark.parametrize("system", BROKEN, ids=lambda system: system.__name__)
 def test_breaks_only_this(system):
-    report = check(system, examples=4)
-    said = {verdict.property: verdict.detail for verdict in report.failures}
-    wanted = BROKEN[system]
-    assert set(wanted) <= set(said), str(report)
-    assert set(said) <= set(wanted) | ALSO.get(system, set()), str(report)
-    for title, part in wanted.items():
-        assert part in said[title], said[title]
+    assert_breaks_only(system, BROKEN[system], ALSO.get(system, set()))
 
 
 @pytest.mark.parametrize(
