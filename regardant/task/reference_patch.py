@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from regardant.core.errors import require
 from regardant.task.held_out import Drawn
-from regardant.task.score import certain, label_loss
+from regardant.task.score import certain, label_loss, overlaps
 
 CLASSES = 3
 
@@ -83,15 +83,8 @@ class ReferencePatch(Drawn):
             noise=self.noise, generator=generator,
         )  # fmt: skip
 
-    def metric(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Intersection and union, class by class."""
-        classes = torch.arange(CLASSES, device=targets.device)
-        said = outputs.argmax(dim=-1)[..., None] == classes
-        true = targets[..., None] == classes
-        both, either = said & true, said | true
-        return both.flatten(0, -2).sum(dim=0), either.flatten(0, -2).sum(dim=0)
-
     def perfect(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return certain(targets, CLASSES)
 
     loss = staticmethod(label_loss)
+    metric = staticmethod(overlaps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,3 +35,14 @@ def hits(
 def certain(labels: Int[Tensor, "*b"], classes: int) -> Float[Tensor, "*b classes"]:
     """The logits of a model that is sure of the labels, and right (where none counts: of class 0)."""
     return 1e3 * F.one_hot(labels.clamp(min=0), classes).float()
+
+
+def overlaps(
+    logits: Float[Tensor, "*b classes"], labels: Int[Tensor, "*b"]
+) -> tuple[Int[Tensor, "classes"], Int[Tensor, "classes"]]:
+    """Intersection and union of what is said and what is true, class by class."""
+    classes = torch.arange(logits.shape[-1], device=labels.device)
+    said = logits.argmax(dim=-1)[..., None] == classes
+    true = labels[..., None] == classes
+    both, either = said & true, said | true
+    return both.flatten(0, -2).sum(dim=0), either.flatten(0, -2).sum(dim=0)

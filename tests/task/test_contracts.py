@@ -3,15 +3,26 @@
 import pytest
 
 from regardant.contract import check
+from regardant.task.shape_classes import ShapeClasses
 
+SMALL = ShapeClasses(held_out=64)
 TASKS = {
     "bytes:Bytes": {},
+    "corruption:Corrupted": {"task": SMALL},
     "digits:DigitPixels": {},
     "digits:DigitRows": {},
     "digits:NoisyDigits": {},
+    "far_reference:CuedRow": {},
+    "far_reference:FarReference": {},
+    "few_examples:FewExamples": {"task": SMALL},
     "forecast:Forecast": {},
     "recall:Recall": {"vocabulary": 128},
     "reference_patch:ReferencePatch": {},
+    "shape_classes:SameOrDifferent": {"textures": 2},
+    "shape_classes:ShapeClasses": {},
+    "shape_classes:ShapeMasks": {},
+    "shape_classes:TextureAndLayout": {},
+    "super_resolution:SuperResolution": {"side": 16},
     "trigger_copy:TriggerCopy": {},
 }
 
