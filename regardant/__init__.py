@@ -1,8 +1,8 @@
 """regardant: the attention literature as a library.
 
 `names()` and `card(name)` say what there is, `create(name, **config)` gives it, `check(thing)` puts
-anybody's layer through the contract suites, `explain` shows how a pattern will be run. The patterns
-are at top level: `Causal() & Window(256)`.
+anybody's layer through the contract suites, `apply(model, *edits)` changes a running pretrained model,
+`explain` shows how a pattern will be run. The patterns are at top level: `Causal() & Window(256)`.
 
 Importing this package imports no torch; the first use of a system or a pattern does.
 """
@@ -36,12 +36,18 @@ if TYPE_CHECKING:
     from regardant.core.pattern import Sink as Sink
     from regardant.core.pattern import Window as Window
     from regardant.core.plan import explain as explain
+    from regardant.edit.apply import apply as apply
+    from regardant.edit.edit import Edit as Edit
+    from regardant.host.roles import Roles as Roles
 
 __version__ = "0.1.0"
 
 _WHERE = {
     "regardant.contract": ("check",),
     "regardant.core.plan": ("explain",),
+    "regardant.edit.apply": ("apply",),
+    "regardant.edit.edit": ("Edit",),
+    "regardant.host.roles": ("Roles",),
     "regardant.core.pattern": (
         "Pattern",
         "Causal",
@@ -77,17 +83,20 @@ __all__ = [
     "Dilated",
     "Dilated2d",
     "Document",
+    "Edit",
     "Halo",
     "Neighborhood",
     "Padding",
     "Pattern",
     "PerHead",
     "Prefix",
+    "Roles",
     "Sink",
     "Stripe",
     "Window",
     "Window2d",
     "__version__",
+    "apply",
     "card",
     "check",
     "create",

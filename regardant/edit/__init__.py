@@ -1,0 +1,1 @@
+"""Changes to a running pretrained model: nothing retrained, undone on exit."""

@@ -1,0 +1,83 @@
+"""What is going on in the model while its attention is called: which step, what is padding, who is who."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from regardant.core.errors import require
+from regardant.host.call import Call
+from regardant.host.roles import Roles
+from regardant.host.site import Site
+
+
+class Run:
+    """The forward passes of a model since its last prompt.
+
+    `step` is 0 for the prompt and counts the passes that follow with its cache; `past` is how many tokens
+    that cache held before the present pass, `length` how many there are with it. `real` is the host's mask
+    of tokens [b, length], False on padding, or None. `ids` are the present pass's tokens, where the host
+    was given tokens. `call` is the attention that is being computed, at the stages `logits` and `weights`.
+    `memory(edit, site)` is a place to keep things between passes: it is emptied when a new prompt begins,
+    and its tensors (batch first) follow the beams of a beam search.
+    """
+
+    def __init__(self, *, roles: Roles | None = None, generator: torch.Generator | None = None) -> None:
+        self.step, self.past, self.length = 0, 0, 0
+        self.batch: int | None = None
+        self.real: Bool[Tensor, "b n"] | None = None
+        self.ids: Int[Tensor, "b m"] | None = None
+        self.roles, self.generator = roles, generator
+        self.call: Call | None = None
+        self._memory: dict[tuple[int, str], dict[str, Any]] = defaultdict(dict)
+
+    @property
+    def decoding(self) -> bool:
+        """Whether this pass adds one token to a cache."""
+        return self.past > 0 and self.length - self.past == 1
+
+    def begin(
+        self,
+        *,
+        past: int,
+        length: int,
+        batch: int | None,
+        real: Tensor | None = None,
+        ids: Tensor | None = None,
+    ) -> None:
+        """A pass over the tokens from `past` to `length`."""
+        if past == 0:
+            self.step = 0
+            self._memory.clear()
+        else:
+            self.step += 1
+        self.past, self.length, self.batch, self.real, self.ids = past, length, batch, real, ids
+
+    def memory(self, owner: object, site: Site | None = None) -> dict[str, Any]:
+        """What `owner` (an edit, a lens) keeps about a site while a text is read and continued."""
+        return self._memory[id(owner), "" if site is None else site.name]
+
+    def reorder(self, beams: Int[Tensor, "b"]) -> None:
+        """Beam search goes on with other beams: what is kept a sample follows."""
+        for held in self._memory.values():
+            for name, value in held.items():
+                if isinstance(value, Tensor) and value.ndim and value.shape[0] == len(beams):
+                    held[name] = value.index_select(0, beams.to(value.device))
+
+    def role(self, name: str, *, keys: int | None = None) -> Bool[Tensor, "b n"]:
+        """Which of the first `keys` places of the text (all so far) have this role."""
+        require(
+            self.roles is not None,
+            f"the role {name!r} is asked for, but no roles were given: apply(model, …, roles=Roles(…))",
+        )
+        return self.roles.mask(name, self.length if keys is None else keys, batch=self.batch)
+
+    def first_real(self) -> Int[Tensor, "b"] | None:
+        """The place of each sample's first token that is no padding; None where all begin at 0."""
+        if self.real is None or bool(self.real[:, 0].all()):
+            return None
+        return self.real.to(torch.int64).argmax(dim=1)

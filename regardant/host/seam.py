@@ -1,0 +1,203 @@
+"""Where edits and lenses meet a model: each site's call goes through the stages that somebody asked for.
+
+    qkv → (read) → [attend | logits → weights] → heads        at a site
+    residual                                                  where the stream leaves the site's block
+    scores                                                    the logits of the next token
+
+Only sites whose logits or weights somebody touches leave the fused path, and `calls` counts what ran how.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from regardant.core.errors import require
+from regardant.host.call import Call
+from regardant.host.host import Host, host_of
+from regardant.host.restoration import Restoration
+from regardant.host.roles import Roles
+from regardant.host.run import Run
+from regardant.host.site import Site
+
+HELD = "_regardant"
+"""The attribute of a model that holds its seam, while there is one."""
+LAST_ROWS = 16
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+class Actor(Protocol):
+    """What an edit or a lens looks like from here: the stages that it takes part in at a site."""
+
+    def stages(self, site: Site) -> frozenset[str]: ...
+
+
+class Seam:
+    """The edits and lenses that are at work on a model, in order."""
+
+    def __init__(self, host: Host) -> None:
+        self.host, self.run = host, Run()
+        self.actors: list[Actor] = []
+        self.calls: Counter[tuple[str, str]] = Counter()
+        """How often (site's name, "fused" | "written" | "replaced") ran."""
+        self.fired: dict[int, Counter[str]] = defaultdict(Counter)
+        """By an actor's id: how often each of its stages was called."""
+        self._plan: dict[str, dict[str, list[Actor]]] = {}
+        self._handles: list[Any] = []
+        self._known: set[type] = set()
+        self._found: Restoration | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Seam:
+        """The seam that the model has now, or a new one."""
+        return model.__dict__.get(HELD) or cls(host_of(model))
+
+    @property
+    def model(self) -> nn.Module:
+        return self.host.model
+
+    def enter(self, actors: Sequence[Actor], *, roles: Roles | None = None) -> None:
+        """Put these at work, after those that are there."""
+        first = HELD not in self.model.__dict__
+        if first:
+            self._found = Restoration(self.model)
+            self.host.attach(self._attend, self.run)
+            self.model.__dict__[HELD] = self
+        if roles is not None:
+            require(self.run.roles is None, "roles are given, but an edit around this one has given some")
+            self.run.roles = roles
+        self.actors += actors
+        self._arrange()
+
+    def leave(self, actors: Sequence[Actor], *, roles: Roles | None = None) -> None:
+        """Take these off; with the last, the model is what it was."""
+        for actor in actors:
+            self.actors = [each for each in self.actors if each is not actor]
+        if roles is not None:
+            self.run.roles = None
+        self._arrange()
+        if not self.actors and HELD in self.model.__dict__:
+            del self.model.__dict__[HELD]
+            self.host.detach()
+            found, self._found = self._found, None
+            found.check()
+
+    def _arrange(self) -> None:
+        """Who acts where; hooks for the stages that are no attention's."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._plan = [], {}
+        for site in self.host.sites:
+            plan: dict[str, list[Actor]] = defaultdict(list)
+            for actor in self.actors:
+                for stage in actor.stages(site):
+                    plan[stage].append(actor)
+            self._plan[site.name] = plan
+            if plan["residual"]:
+                require(
+                    site.block is not None,
+                    f"{site} has no block whose output could be told apart, so its residual stream cannot be "
+                    "edited",
+                )
+                self._handles.append(site.block.register_forward_hook(self._residual(site, plan["residual"])))
+        scoring = [
+            actor for actor in self.actors if any("scores" in actor.stages(s) for s in self.host.sites)
+        ]
+        if scoring:
+            self._handles.append(self.model.register_forward_hook(self._scores(scoring)))
+
+    def _attend(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        site, run, plan = call.site, self.run, self._plan[call.site.name]
+        for actor in plan["qkv"]:
+            call.q, call.k, call.v = actor.qkv(call.q, call.k, call.v, site, run)
+            self._count(actor, "qkv")
+        replacing = [actor for actor in plan["attend"] if actor.replaces(call, run)]
+        weights = None
+        if replacing:
+            require(
+                len(replacing) == 1,
+                f"{' and '.join(type(each).__name__ for each in replacing)} both replace {site}",
+            )
+            heads = replacing[0].attend(call, site, run)
+            self._count(replacing[0], "attend")
+            self.calls[site.name, "replaced"] += 1
+        elif plan["logits"] or plan["weights"]:
+            heads, weights = self._written(call, plan)
+            self.calls[site.name, "written"] += 1
+        else:
+            heads, weights = call.fused(call)
+            self.calls[site.name, "fused"] += 1
+        for actor in plan["read"]:
+            actor.read(call, heads, weights, site, run)
+            self._count(actor, "read")
+        for actor in plan["heads"]:
+            heads = actor.heads(heads, site, run)
+            self._count(actor, "heads")
+        return heads, weights
+
+    def _written(self, call: Call, plan: dict[str, list[Actor]]) -> tuple[Tensor, Tensor]:
+        """The call with its logits and weights in the open."""
+        self._compare_once(call)
+        site, run = call.site, self.run
+        run.call = call
+        logits = call.logits()
+        for actor in plan["logits"]:
+            logits = actor.logits(logits, site, run)
+            self._count(actor, "logits")
+        weights = call.weights(logits)
+        for actor in plan["weights"]:
+            weights = actor.weights(weights, site, run)
+            self._count(actor, "weights")
+        run.call = None
+        return call.mix(weights), weights.to(call.q.dtype)
+
+    def _compare_once(self, call: Call) -> None:
+        """Before the first change of a class's attention: is what we write out what it computes?"""
+        kind = type(call.site.module)
+        if kind in self._known or call.dropout:
+            return
+        rows = slice(max(call.queries - LAST_ROWS, 0), call.queries)
+        with torch.no_grad():
+            ours, theirs = call.mix(call.maps(rows)), call.fused(call)[0][:, :, rows]
+            seen = call.visible(rows).any(-1, keepdim=True)
+            gap = float(((ours - theirs) * seen).abs().max())
+            room = TOLERANCE.get(theirs.dtype, 5e-2) * max(1.0, float(theirs.abs().max()))
+        require(
+            gap <= room,
+            f"{kind.__name__} at {call.site.name} computes more than softmax(q·k) v under a mask: written "
+            f"out, its heads differ by {gap:.2g}; edit its heads or its residual stream, or replace it whole",
+        )
+        self._known.add(kind)
+
+    def _residual(self, site: Site, actors: list[Actor]):
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            stream = output if isinstance(output, Tensor) else output[0]
+            for actor in actors:
+                stream = actor.residual(stream, site, self.run)
+                self._count(actor, "residual")
+            return stream if isinstance(output, Tensor) else type(output)((stream, *output[1:]))
+
+        return hook
+
+    def _scores(self, actors: list[Actor]):
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            logits = getattr(output, "logits", None)
+            require(
+                isinstance(logits, Tensor) and logits.ndim == 3,
+                f"the scores of the next token are to be edited, but {type(module).__name__} gives none",
+            )
+            last = logits[:, -1]
+            for actor in actors:
+                last = actor.scores(last, self.run)
+                self._count(actor, "scores")
+            output.logits = torch.cat([logits[:, :-1], last[:, None]], dim=1)
+            return output
+
+        return hook
+
+    def _count(self, actor: Actor, stage: str) -> None:
+        self.fired[id(actor)][stage] += 1

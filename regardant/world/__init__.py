@@ -1,0 +1,1 @@
+"""Models to try edits and lenses on."""
