@@ -119,7 +119,8 @@ def _step(
     record = Record()
     optimizer.zero_grad(set_to_none=True)
     if parallel is None:
-        loss = task.loss(model(inputs, record=record), targets) + record.loss()
+        outputs = model(inputs, record=record) if _records(model) else model(inputs)
+        loss = task.loss(outputs, targets) + record.loss()
         loss.backward()
     else:
         loss = _share(model, task, parallel.cut(inputs), parallel.cut(targets), parallel)
@@ -130,6 +131,11 @@ def _step(
     optimizer.step()
     record.settle()
     return loss.item()
+
+
+def _records(model: nn.Module) -> bool:
+    """Other people's networks take no record, and have nothing to say in one."""
+    return "record" in inspect.signature(model.forward).parameters
 
 
 def _share(
