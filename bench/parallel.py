@@ -74,7 +74,7 @@ def against_the_ring(_: Limits) -> Found:
 
 
 def timing(median: float) -> Timing:
-    return Timing(median, median, 1)
+    return Timing(median, median, 1, (median, median))
 
 
 def main() -> None:

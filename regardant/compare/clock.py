@@ -6,7 +6,7 @@ import ctypes
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from statistics import median
+from statistics import quantiles
 from time import perf_counter
 from typing import TypeVar
 
@@ -17,15 +17,19 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call: the median and the best of so many repetitions."""
+    """Seconds a call: the median and the best of so many repetitions, and their quartiles."""
 
     median: float
     best: float
     repetitions: int
+    quartiles: tuple[float, float]
 
     @classmethod
     def of(cls, seconds: list[float]) -> Timing:
-        return cls(median(seconds), min(seconds), len(seconds))
+        if len(seconds) == 1:
+            return cls(seconds[0], seconds[0], 1, (seconds[0], seconds[0]))
+        low, middle, high = quantiles(seconds, n=4, method="inclusive")
+        return cls(middle, min(seconds), len(seconds), (low, high))
 
 
 def keep_freed_memory() -> None:

@@ -17,6 +17,7 @@ from regardant.atlas import catalog, source
 from regardant.compare.clock import Timing
 from regardant.compare.growth import Growth, fit
 from regardant.compare.machine import machine, versions
+from regardant.compare.spec import Spec
 from regardant.compare.workload import Setting, kind_of, resolve
 
 
@@ -78,6 +79,7 @@ class Measurement:
 @cache
 def code(name: str) -> str:
     """Changes with the code of the system and of the core under it: older figures are not its own."""
+    name = Spec.of(name).name
     if ":" in name:
         return sha256(Path(sys.modules[resolve(name).__module__].__file__).read_bytes()).hexdigest()[:16]
     core = sorted(path.stem for path in (catalog.PACKAGE / "core").glob("*.py") if path.stem != "__init__")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from regardant.atlas import catalog
+from regardant.compare.spec import Spec
 from regardant.core.errors import require
 from regardant.core.gate import Gate
 from regardant.core.grid_mixer import GridMixer
@@ -22,7 +23,8 @@ PHASES = ("forward", "backward", "decode")
 
 @dataclass(frozen=True)
 class Setting:
-    """A system and the shape of its input. `causal` is a wish: a system that cannot be is not."""
+    """A system (with options: `spec.py`) and the shape of its input. `causal` is a wish: a system that cannot
+    be is not."""
 
     system: str
     dim: int = 128
@@ -38,7 +40,8 @@ class Setting:
 
 
 def resolve(name: str) -> Any:
-    """The class of a system, or anybody's own by `module:Class`."""
+    """The class of a system, or anybody's own by `module:Class`; options are left aside."""
+    name = Spec.of(name).name
     if ":" not in name:
         return catalog.resolve(name)
     module, _, attribute = name.partition(":")
@@ -50,6 +53,7 @@ def resolve(name: str) -> Any:
 
 def kind_of(name: str) -> str:
     """sequence, grid or gate: what the system's input looks like."""
+    name = Spec.of(name).name
     constructor = resolve(name)
     bases = constructor if isinstance(constructor, type) else type(constructor)
     if issubclass(bases, GridMixer):
@@ -87,6 +91,30 @@ def map_size(length: int) -> tuple[int, int]:
     return (height, length // height) if height * height * 4 >= length else (side, side)
 
 
+def configure(
+    system: str, *, dim: int, heads: int, causal: bool, length: int | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """The keywords for a system's constructor: its options, and what it takes of these.
+
+    `length` is the one to expect (of a map: its positions), for classes that want to know it.
+    """
+    spec, constructor, kind = Spec.of(system), resolve(system), kind_of(system)
+    accepted, anything = catalog.keywords(constructor)
+    if kind == "gate":
+        config: dict[str, Any] = dict(channels=dim)
+    else:
+        config = dict(dim=dim)
+        config |= dict(heads=heads) if "heads" in accepted or anything else {}
+        if kind == "sequence" and ("causal" in accepted or anything):
+            config["causal"] = causal
+        else:
+            require(not causal, f"causal is True, but {spec.name!r} cannot be causal")
+    config |= dict(length=length) if length is not None and "length" in accepted else {}
+    config |= spec.options
+    catalog.bind(spec.name, constructor, config)
+    return config
+
+
 class Workload:
     """A system's layer, and calls of it at any length.
 
@@ -95,14 +123,7 @@ class Workload:
 
     def __init__(self, setting: Setting):
         self.setting, self.kind = settle(setting), kind_of(setting.system)
-        self._constructor = resolve(setting.system)
-        config: dict[str, Any] = dict(dim=setting.dim, heads=setting.heads)
-        if self.kind == "gate":
-            config = dict(channels=setting.dim)
-        if self.kind == "sequence":
-            config["causal"] = self.setting.causal
-        catalog.bind(setting.system, self._constructor, config)
-        self._config, self._layers = config, {}
+        self._constructor, self._layers = resolve(setting.system), {}
         self._expects = "length" in catalog.keywords(self._constructor)[0]
         self.layer(1)
 
@@ -110,10 +131,13 @@ class Workload:
         """The layer, as it is made for so many positions."""
         key = length if self._expects else None
         if key not in self._layers:
-            expected = {} if key is None else dict(length=length)
+            config = configure(
+                self.setting.system, dim=self.setting.dim, heads=self.setting.heads,
+                causal=self.setting.causal, length=key,
+            )  # fmt: skip
             with torch.random.fork_rng():
                 torch.manual_seed(self.setting.seed)
-                made = self._constructor(**self._config, **expected)
+                made = self._constructor(**config)
             self._layers[key] = made.to(device=self.setting.device, dtype=getattr(torch, self.setting.dtype))
         return self._layers[key]
 

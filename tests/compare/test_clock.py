@@ -37,4 +37,5 @@ def test_a_call_that_has_its_budget_leaves_the_turns(monkeypatch):
 
 
 def test_a_timing_is_the_median_and_the_best():
-    assert Timing.of([3.0, 1.0, 2.0, 9.0]) == Timing(median=2.5, best=1.0, repetitions=4)
+    assert Timing.of([3.0, 1.0, 2.0, 9.0]) == Timing(2.5, 1.0, 4, quartiles=(1.75, 4.5))
+    assert Timing.of([2.0]) == Timing(2.0, 2.0, 1, quartiles=(2.0, 2.0))
