@@ -11,6 +11,7 @@ from torch import nn
 from regardant.core.errors import require
 from regardant.edit.edit import Edit
 from regardant.host.roles import Roles
+from regardant.host.run import Run
 from regardant.host.seam import Seam
 
 
@@ -49,14 +50,20 @@ class apply:
         self._seam.leave(self.edits, roles=self._roles)
         if error is None:
             for edit in self.edits:
+                acted = sum(count for stage, count in self.fired(edit).items() if stage != "read")
                 require(
-                    edit.neutral() or self.fired(edit).total() > 0,
+                    edit.neutral() or acted > 0,
                     f"{type(edit).__name__} never fired: no pass of the model reached a place it touches",
                 )
 
     def fired(self, edit: Edit) -> Counter[str]:
         """How often each stage of an edit was called here."""
         return self._seam.fired[id(edit)] - self._before[id(edit)]
+
+    @property
+    def run(self) -> Run:
+        """The passes that the edits see, and what they keep between them."""
+        return self._seam.run
 
     @property
     def calls(self) -> Counter[tuple[str, str]]:

@@ -14,7 +14,7 @@ from regardant.host.call import Call
 from regardant.host.run import Run
 from regardant.host.site import Site
 
-STAGES = ("qkv", "logits", "weights", "heads", "residual", "scores", "attend")
+STAGES = ("qkv", "factor", "logits", "weights", "heads", "residual", "scores", "attend")
 
 
 @dataclass(kw_only=True)
@@ -86,6 +86,10 @@ class Edit:
     def qkv(self, q: Tensor, k: Tensor, v: Tensor, site: Site, run: Run) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [b, q_heads, m, d], keys and values [b, kv_heads, n, d], the cache's included."""
         return q, k, v
+
+    def factor(self, call: Call, site: Site, run: Run) -> float | Float[Tensor, "#b #h #m 1"]:
+        """A factor on all logits, biases included: the fused path is not left for it."""
+        return 1.0
 
     def logits(self, logits: Float[Tensor, "b h m n"], site: Site, run: Run) -> Float[Tensor, "b h m n"]:
         """Scores before the mask: what is hidden stays hidden. `run.call` has all else of the call."""

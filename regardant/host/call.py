@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from regardant.core.errors import require
 from regardant.host.site import Site
 
 Rows = slice | Sequence[int]
@@ -115,6 +116,15 @@ class Call:
         return torch.cat([logits, sinks], -1).softmax(
             -1, dtype=torch.promote_types(logits.dtype, torch.float32)
         )[..., :-1]
+
+    def sharpen(self, factor: float | Float[Tensor, "#b #h #m 1"]) -> None:
+        """Multiply all logits, the biases on them included, without leaving the fused path."""
+        require(self.cap is None, "logits under a soft cap cannot be scaled from outside")
+        self.q = self.q * factor
+        self.bias = None if self.bias is None else self.bias * factor
+        if self.mask is not None and self.mask.dtype != torch.bool:
+            hidden = self.mask <= torch.finfo(self.mask.dtype).min / 2
+            self.mask = torch.where(hidden, self.mask, self.mask * factor)
 
     def maps(self, rows: Rows | None = None, heads: Sequence[int] | None = None) -> Float[Tensor, "b h m n"]:
         """The attention of these queries and query heads, computed from q and k: the forward stays fused."""

@@ -1,8 +1,8 @@
 """Where edits and lenses meet a model: each site's call goes through the stages that somebody asked for.
 
-    qkv → (read) → [attend | logits → weights] → heads        at a site
-    residual                                                  where the stream leaves the site's block
-    scores                                                    the logits of the next token
+    qkv → factor → [attend | logits → weights] → (read) → heads        at a site
+    residual                                                           where it leaves the site's block
+    scores                                                             the logits of the next token
 
 Only sites whose logits or weights somebody touches leave the fused path, and `calls` counts what ran how.
 """
@@ -115,6 +115,13 @@ class Seam:
         for actor in plan["qkv"]:
             call.q, call.k, call.v = actor.qkv(call.q, call.k, call.v, site, run)
             self._count(actor, "qkv")
+        factor = 1.0
+        for actor in plan["factor"]:
+            factor = factor * actor.factor(call, site, run)
+            self._count(actor, "factor")
+        capped = bool(plan["factor"]) and call.cap is not None
+        if plan["factor"] and not capped:
+            call.sharpen(factor)
         replacing = [actor for actor in plan["attend"] if actor.replaces(call, run)]
         weights = None
         if replacing:
@@ -125,8 +132,8 @@ class Seam:
             heads = replacing[0].attend(call, site, run)
             self._count(replacing[0], "attend")
             self.calls[site.name, "replaced"] += 1
-        elif plan["logits"] or plan["weights"]:
-            heads, weights = self._written(call, plan)
+        elif plan["logits"] or plan["weights"] or capped:
+            heads, weights = self._written(call, plan, factor if capped else None)
             self.calls[site.name, "written"] += 1
         else:
             heads, weights = call.fused(call)
@@ -139,12 +146,14 @@ class Seam:
             self._count(actor, "heads")
         return heads, weights
 
-    def _written(self, call: Call, plan: dict[str, list[Actor]]) -> tuple[Tensor, Tensor]:
+    def _written(
+        self, call: Call, plan: dict[str, list[Actor]], factor: Tensor | float | None
+    ) -> tuple[Tensor, Tensor]:
         """The call with its logits and weights in the open."""
         self._compare_once(call)
         site, run = call.site, self.run
         run.call = call
-        logits = call.logits()
+        logits = call.logits() if factor is None else call.logits() * factor
         for actor in plan["logits"]:
             logits = actor.logits(logits, site, run)
             self._count(actor, "logits")

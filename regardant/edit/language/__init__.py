@@ -1,0 +1,1 @@
+"""Edits of language models, and of what else attends along a sequence."""
