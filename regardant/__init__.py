@@ -16,6 +16,8 @@ from regardant.atlas.catalog import create
 from regardant.atlas.catalog import names as _names
 
 if TYPE_CHECKING:
+    from regardant.atlas.swaps import swap as swap
+    from regardant.atlas.swaps import swappable as swappable
     from regardant.contract import check as check
     from regardant.core.grid_pattern import Axial as Axial
     from regardant.core.grid_pattern import Circle as Circle
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
+    "regardant.atlas.swaps": ("swap", "swappable"),
     "regardant.contract": ("check",),
     "regardant.core.plan": ("explain",),
     "regardant.edit.apply": ("apply",),
@@ -102,6 +105,8 @@ __all__ = [
     "create",
     "explain",
     "names",
+    "swap",
+    "swappable",
 ]
 
 
