@@ -14,6 +14,7 @@ from regardant.atlas.card import Card
 from regardant.atlas.catalog import card as _card
 from regardant.atlas.catalog import create
 from regardant.atlas.catalog import names as _names
+from regardant.atlas.catalog import variants as _variants
 
 if TYPE_CHECKING:
     from regardant.atlas.swaps import swap as swap
@@ -111,8 +112,9 @@ __all__ = [
 
 
 def names(kind: str | None = None) -> list[str]:
-    """The names that `create` knows, sorted: all, or those of one folder (`names("grid")`)."""
-    return _names(kind)
+    """The names that `create` knows, variants too, sorted: all, or those of one folder (`names("grid")`)."""
+    known = set(_names(kind))
+    return sorted(known | {name for name, system in _variants().items() if system.name in known})
 
 
 def card(name: str) -> Card:

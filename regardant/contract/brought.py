@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from regardant.backbone.kit.backbone import Backbone
 from regardant.core.errors import require
 from regardant.core.network import Network
+from regardant.edit.edit import Edit
 
 FOLDERS = {
     "structure": "network",
     "backbone": "network",
     "task": "task",
+    "edit": "edit",
     "lens": "known answers",
     "train": "known answers",
     "parallel": "known answers",
@@ -30,7 +33,7 @@ class Brought:
 
     name: str
     kind: str
-    """network, task or known answers."""
+    """network, backbone (a network on images), task or known answers."""
     maker: type
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -51,11 +54,13 @@ def brought(obj: Any, label: str, kind: str | None, config: Mapping[str, Any]) -
     fits = {
         "network": issubclass(obj, Network),
         "task": all(hasattr(obj, name) for name in _TASK),
+        "edit": issubclass(obj, Edit),
         "known answers": hasattr(obj, "known_answers"),
     }
     needs = {
         "network": "is no regardant.core.network.Network",
         "task": f"lacks {', '.join(name for name in _TASK if not hasattr(obj, name))}",
+        "edit": "is no regardant.edit.edit.Edit",
         "known answers": "has no classmethod known_answers",
     }
     if kind in BROUGHT:
@@ -69,4 +74,6 @@ def brought(obj: Any, label: str, kind: str | None, config: Mapping[str, Any]) -
         found == "task" or not config,
         f"config has {', '.join(config)}, but {label} brings its own configurations",
     )
+    if found == "network" and issubclass(obj, Backbone):
+        found = "backbone"
     return Brought(label, found, obj, dict(config))

@@ -11,7 +11,9 @@ import torch
 
 from regardant.atlas import catalog
 from regardant.contract import (
+    backbone,
     carried,
+    edit,
     equality,
     field_of_view,
     growth,
@@ -83,6 +85,15 @@ _NETWORK: dict[str, Property] = {
     "state dict": network.state_dict,
     "errors": network.errors,
 }
+_BACKBONE: dict[str, Property] = {
+    "features": backbone.features,
+    "sizes": backbone.sizes,
+    "receptive field": backbone.receptive_field,
+    "reach": backbone.reach,
+    "variants": backbone.variants,
+    "fuse": backbone.fused,
+    "checkpoint": backbone.checkpoint,
+}
 _TASK: dict[str, Property] = {
     "shape": task.shape,
     "generator": task.generator,
@@ -93,6 +104,18 @@ _TASK: dict[str, Property] = {
     "best": task.best,
     "sums": task.sums,
     "errors": task.errors,
+}
+_EDIT: dict[str, Property] = {
+    "zero strength": edit.zero_strength,
+    "effect": edit.effect,
+    "restoration": edit.restoration,
+    "settings": edit.settings,
+    "composition": edit.composition,
+    "padding": edit.padding,
+    "causality": edit.causality,
+    "cache": edit.cache,
+    "generation": edit.generation,
+    "errors": edit.errors,
 }
 _KNOWN_ANSWERS: dict[str, Property] = {
     "answers": known_answers.answers,
@@ -105,12 +128,20 @@ SUITES: dict[str, dict[str, Property]] = {
     "grid": _EVERYWHERE | _GRID,
     "gate": _EVERYWHERE,
     "network": _NETWORK,
+    "backbone": _NETWORK | _BACKBONE,
     "task": _TASK,
+    "edit": _EDIT,
     "known answers": _KNOWN_ANSWERS,
 }
 FOLDER_SUITES = {"sequence": "sequence", "grid": "grid", "gate": "gate"} | FOLDERS
 """The folders of the package whose systems have a suite, and which."""
-_GIVEN = {"network": network.Examples, "task": task.Variants, "known answers": known_answers.Answers}
+_GIVEN = {
+    "network": network.Examples,
+    "backbone": network.Examples,
+    "task": task.Variants,
+    "edit": edit.Edits,
+    "known answers": known_answers.Answers,
+}
 """What the properties of a suite are asked about, where it is one thing for all of them."""
 
 

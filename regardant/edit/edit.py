@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -29,9 +29,25 @@ class Edit:
     """In which passes `attend`, `logits` and `weights` act: one token behind a cache is "decoding", all else
     is "prompt"."""
 
+    families: ClassVar[tuple[str, ...]] = ("llama", "gpt2", "gemma3")
+    """Architectures (of `regardant.world.families`) that it is held to its contract on; the first is where
+    most of it is tried."""
+    exempt: ClassVar[Mapping[str, str]] = {}
+    """Properties of the contract that it cannot have, and why."""
+
     layers: Collection[int] | None = None
     stack: str | None = None
     cross: bool = False
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        """Settings to try it with, the first one typical: for the contract."""
+        return [{}]
+
+    @classmethod
+    def neutral_settings(cls) -> dict[str, Any] | None:
+        """Settings that change nothing; None where there are none (then `exempt` says why)."""
+        return None
 
     def neutral(self) -> bool:
         """Whether these settings change nothing: then nothing at all is done."""

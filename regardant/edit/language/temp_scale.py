@@ -16,7 +16,7 @@ the fused path stays.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from regardant.core.errors import require
 from regardant.edit.edit import Edit
@@ -25,6 +25,8 @@ from regardant.edit.edit import Edit
 @dataclass
 class TempScale(Edit):
     """All logits divided by `temperature`."""
+
+    families: ClassVar[tuple[str, ...]] = ("bert", "roberta", "t5", "vit", "llama")
 
     temperature: float = 0.8
 
