@@ -60,6 +60,8 @@ class Card:
     claim: str
     tags: tuple[str, ...] = ()
     provides: Mapping[str, str] = field(default_factory=dict)
+    variants: Mapping[str, str] = field(default_factory=dict)
+    """The paper's models by name, each with the system that makes it: `maxvit_tiny` → `maxvit`."""
 
     @property
     def systems(self) -> tuple[System, ...]:
@@ -104,12 +106,19 @@ def _read(path: Path, _changed: int, _size: int) -> Card:
             f"the card {path} provides {name!r} = {target!r}, which is not of the form "
             "'regardant.folder.module:Class'",
         )
+    variants = data.get("variants", {})
+    for name, system in variants.items():
+        require(
+            system in provides,
+            f"the card {path} has the variant {name!r} of {system!r}, which it does not provide",
+        )
     return Card(
         **{name: data[name] for name in FACTS},
         summary=" ".join(data["summary"].split()),
         claim=" ".join(data.get("claim", {}).get("text", "").split()),
         tags=tuple(data.get("tags", ())),
         provides=provides,
+        variants=variants,
     )
 
 
@@ -121,6 +130,9 @@ def write(card: Card) -> str:
     if card.provides:
         lines += ["", "[provides]"]
         lines += [f"{_text(name)} = {_text(target)}" for name, target in card.provides.items()]
+    if card.variants:
+        lines += ["", "[variants]"]
+        lines += [f"{_text(name)} = {_text(system)}" for name, system in card.variants.items()]
     lines += ["", "[claim]", _prose("text", card.claim)]
     return "\n".join(lines) + "\n"
 

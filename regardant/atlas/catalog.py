@@ -56,6 +56,21 @@ def systems(*, package: Path = PACKAGE) -> dict[str, System]:
     return found
 
 
+def variants(*, package: Path = PACKAGE) -> dict[str, System]:
+    """Every named variant of a system (`maxvit_tiny`), with the system that makes it."""
+    everything, found = systems(package=package), {}
+    for each in cards(package=package):
+        for name, system in each.variants.items():
+            rival = everything.get(name) or found.get(name)
+            require(
+                rival is None,
+                f"the card {each.slug!r} has the variant {name!r}, but the card {rival and rival.slug!r} "
+                "has that name too",
+            )
+            found[name] = everything[system]
+    return found
+
+
 def names(kind: str | None = None, *, package: Path = PACKAGE) -> list[str]:
     """The systems' names, sorted: all, those of a folder (`"grid"`), or the `"baseline"`s.
 
@@ -86,19 +101,23 @@ def card(name: str, *, package: Path = PACKAGE) -> Card:
             return read(path)
     deck = cards(package=package)
     for each in deck:
-        if name in each.provides:
+        if name in each.provides or name in each.variants:
             return each
-    raise unknown("card or system", name, {each.slug for each in deck} | set(systems(package=package)))
+    known = {each.slug for each in deck} | set(systems(package=package)) | set(variants(package=package))
+    raise unknown("card or system", name, known)
 
 
 def system(name: str, *, package: Path = PACKAGE) -> System:
-    """The system of this name; a slug whose card gave no system, or several, is told so."""
+    """The system of this name or variant; a slug whose card gave no system, or several, is told so."""
     everything = systems(package=package)
     if name in everything:
         return everything[name]
     deck = {each.slug: each for each in cards(package=package)}
+    named = variants(package=package)
+    if name in named:
+        return named[name]
     if name not in deck:
-        raise unknown("system", name, everything.keys() | deck.keys())
+        raise unknown("system", name, everything.keys() | deck.keys() | named.keys())
     given = ", ".join(deck[name].provides)
     require(not given, f"{name!r} is a card with several systems: {given}; create one of these")
     raise ValueError(f"{name!r} is a card that has no system yet; `regardant show {name}` says what it is")
@@ -116,8 +135,13 @@ def resolve(name: str, *, package: Path = PACKAGE) -> Callable[..., Any]:
 
 
 def create(name: str, **config: Any) -> Any:
-    """A layer, rule or edit by its system's name: `create("moh", dim=512, heads=8)`."""
+    """A system by its name, `create("moh", dim=512, heads=8)`, or a variant of one, `create("maxvit_tiny")`.
+
+    What is given beside a variant's name goes before what the variant says.
+    """
     constructor = resolve(name)
+    if name in variants():
+        config = constructor.variant(name) | config
     bind(name, constructor, config)
     return constructor(**config)
 

@@ -47,12 +47,14 @@ def describe(card: Card) -> dict[str, Any]:
         "summary": card.summary,
         "claim": card.claim,
         "lacks": list(its.reasons),
-        "systems": [_describe_system(system, evidence) for system in card.systems],
+        "systems": [_describe_system(system, evidence, card.variants) for system in card.systems],
         "evidence": evidence,
     }
 
 
-def _describe_system(system: System, evidence: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_system(
+    system: System, evidence: Mapping[str, Any], variants: Mapping[str, str]
+) -> dict[str, Any]:
     declared = source.supports(system.target)
     return {
         "name": system.name,
@@ -62,6 +64,7 @@ def _describe_system(system: System, evidence: Mapping[str, Any]) -> dict[str, A
         "supports": None if declared is None else asdict(declared),
         "exempt": source.exempt(system.target),
         "contract": evidence.get("contract", {}).get(system.name),
+        "variants": [name for name, made_by in variants.items() if made_by == system.name],
     }
 
 
@@ -81,6 +84,8 @@ def _facts(card: Card, about: Mapping[str, Any]) -> Entries:
 
 def _system(system: Mapping[str, Any]) -> Entries:
     entries = [("config", _spell(option)) for option in system["config"]]
+    if system["variants"]:
+        entries.append(("variants", ", ".join(system["variants"])))
     declared = system["supports"]
     if declared:
         able = [name for name, value in declared.items() if value is True]

@@ -26,12 +26,17 @@ def computes_in(device_type: str, dtype: torch.dtype) -> bool:
     return True
 
 
+def under_autocast(device_type: str) -> bool:
+    """Whether types are autocast's business here, and not the caller's."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def check_input(name: str, x: Tensor, axes: str, width: int, weight: Tensor) -> None:
     """Rank, width and type of an input, held against the weight that will meet it."""
     count = len(axes.split(", "))
     require(x.ndim == count, f"{name} has shape {tuple(x.shape)}, but it is [{axes}]")
     require(x.shape[-1] == width, f"{name} has width {x.shape[-1]}, but this layer was made for {width}")
-    if torch.is_autocast_enabled(x.device.type):
+    if under_autocast(x.device.type):
         return
     require(x.dtype == weight.dtype, f"{name} is {x.dtype}, but this layer's weights are {weight.dtype}")
     require(

@@ -232,19 +232,20 @@ class Stripe(GridPattern):
         require(self.width >= 1, f"width is {self.width}, but a stripe is at least 1 wide")
         require(self.axis in (0, 1), f"axis is {self.axis}, but a grid has axes 0 and 1")
 
-    def _as_window(self) -> Window2d:
+    def as_window(self) -> Window2d:
+        """The same as windows that are as long as the map along one axis."""
         height, width = self.bound
         sides = (self.width, width) if self.axis == 0 else (height, self.width)
         return Window2d(window=sides, size=self.size)
 
     def allows(self, i, j, *, batch=None, head=None):
-        return self._as_window().allows(i, j)
+        return self.as_window().allows(i, j)
 
     def around(self, i):
-        return self._as_window().around(i)
+        return self.as_window().around(i)
 
     def partition(self, n, device):
-        return self._as_window().partition(n, device)
+        return self.as_window().partition(n, device)
 
 
 @dataclass(frozen=True)
@@ -303,28 +304,32 @@ class Circle(GridPattern):
 class Dilated2d(GridPattern):
     """Positions that a stride of `stride` steps reaches: same remainders along both axes (MaxViT's grid)."""
 
-    stride: int = 2
+    stride: int | tuple[int, int] = 2
 
     def __post_init__(self):
-        require(self.stride >= 1, f"stride is {self.stride}, but steps are at least 1")
+        least = min(per_axis(self.stride, 2, "stride"))
+        require(least >= 1, f"stride is {self.stride}, but steps are at least 1")
 
     def allows(self, i, j, *, batch=None, head=None):
         result = None
-        for query, key in zip(self.coordinates(i), self.coordinates(j)):
-            here = query % self.stride == key % self.stride
+        strides = per_axis(self.stride, 2, "stride")
+        for query, key, stride in zip(self.coordinates(i), self.coordinates(j), strides):
+            here = query % stride == key % stride
             result = here if result is None else result & here
         return result
 
     def around(self, i):
+        strides = per_axis(self.stride, 2, "stride")
         return [
-            query[:, None] % self.stride + torch.arange(0, length, self.stride, device=i.device)
-            for query, length in zip(self.coordinates(i), self.bound)
+            query[:, None] % stride + torch.arange(0, length, stride, device=i.device)
+            for query, length, stride in zip(self.coordinates(i), self.bound, strides)
         ]
 
     def partition(self, n, device):
-        reach = [-(-length // self.stride) for length in self.bound]
-        rest = [torch.arange(self.stride, device=device) for _ in self.bound]
-        step = [torch.arange(count, device=device) * self.stride for count in reach]
+        strides = per_axis(self.stride, 2, "stride")
+        reach = [-(-length // stride) for length, stride in zip(self.bound, strides)]
+        rest = [torch.arange(stride, device=device) for stride in strides]
+        step = [torch.arange(count, device=device) * stride for count, stride in zip(reach, strides)]
         rows = rest[0][:, None, None, None] + step[0][:, None]
         columns = rest[1][None, :, None, None] + step[1]
         order = self.flatten([axis.contiguous() for axis in torch.broadcast_tensors(rows, columns)])

@@ -1,0 +1,126 @@
+"""Convolutions, pooling and batch norms on maps with channels last.
+
+A map [b, h, w, c] is what PyTorch calls `channels_last` once its axes are named in the other order, so
+nothing is copied. What has a stride gives ⌈side / stride⌉ positions at any size: what lacks at the bottom
+and on the right is zeros.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regardant.backbone.kit.field import Field
+from regardant.core.errors import require
+from regardant.core.grid_position import on_channels_first
+
+
+class Convolution(nn.Conv2d):
+    """A convolution on [b, h, w, c].
+
+    `padding` is how many zeros stand before a map, half the kernel unless given; "same" centres what the
+    size needs, as TensorFlow does.
+    """
+
+    def __init__(
+        self, before: int, after: int, kernel: int, *, stride: int = 1,
+        padding: int | Literal["same"] | None = None, groups: int = 1, bias: bool = True,
+    ):  # fmt: skip
+        require(
+            before % groups == 0 and after % groups == 0,
+            f"groups is {groups}, which does not divide {before} and {after} channels",
+        )
+        super().__init__(before, after, kernel, stride=stride, groups=groups, bias=bias)
+        self.beyond = kernel // 2 if padding is None else padding
+
+    def margins(self, length: int) -> tuple[int, int]:
+        """Zeros before and behind a side of this length."""
+        return margins(length, self.kernel_size[0], self.stride[0], self.beyond)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j d"]:
+        (above, below), (left, right) = self.margins(x.shape[1]), self.margins(x.shape[2])
+        x = x.permute(0, 3, 1, 2)
+        even = above == left
+        if not (even and below <= above and right <= left):
+            x, above, left = F.pad(x, (left, right, above, below)), 0, 0
+        y = F.conv2d(x, self.weight, self.bias, self.stride, (above, left), 1, self.groups)
+        return y.permute(0, 2, 3, 1)
+
+    def field(self, height: int, width: int) -> Field:
+        return Field.window(
+            (height, width), self.kernel_size[0], self.stride[0],
+            (self.margins(height)[0], self.margins(width)[0]),
+        )  # fmt: skip
+
+
+class DepthwiseConvolution(Convolution):
+    """Each channel by itself."""
+
+    def __init__(self, dim: int, kernel: int = 3, *, stride: int = 1, padding=None, bias: bool = True):
+        super().__init__(dim, dim, kernel, stride=stride, padding=padding, groups=dim, bias=bias)
+
+
+class Pooling(nn.Module):
+    """The mean or the largest of windows, channels last; what lies off the map does not count."""
+
+    def __init__(
+        self, kind: Literal["mean", "largest"], kernel: int, *, stride: int,
+        padding: int | Literal["same"] | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        self.kind, self.kernel, self.stride = kind, kernel, stride
+        self.beyond = (kernel // 2 if kernel > stride else 0) if padding is None else padding
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j c"]:
+        above, below = margins(x.shape[1], self.kernel, self.stride, self.beyond)
+        left, right = margins(x.shape[2], self.kernel, self.stride, self.beyond)
+        sides = (left, max(right, 0), above, max(below, 0))
+        if self.kind == "largest":
+            filled = F.pad(x.permute(0, 3, 1, 2), sides, value=-torch.inf) if any(sides) else None
+            x = x.permute(0, 3, 1, 2) if filled is None else filled
+            return F.max_pool2d(x, self.kernel, self.stride).permute(0, 2, 3, 1)
+        if not any(sides):
+            return F.avg_pool2d(x.permute(0, 3, 1, 2), self.kernel, self.stride).permute(0, 2, 3, 1)
+        real = F.pad(torch.ones(1, 1, *x.shape[1:3], dtype=x.dtype, device=x.device), sides)
+        sums = F.avg_pool2d(F.pad(x.permute(0, 3, 1, 2), sides), self.kernel, self.stride)
+        return (sums / F.avg_pool2d(real, self.kernel, self.stride)).permute(0, 2, 3, 1)
+
+    def field(self, height: int, width: int) -> Field:
+        before = tuple(
+            margins(length, self.kernel, self.stride, self.beyond)[0] for length in (height, width)
+        )
+        return Field.window((height, width), self.kernel, self.stride, before)
+
+
+def margins(length: int, kernel: int, stride: int, beyond: int | str) -> tuple[int, int]:
+    """Zeros before and behind a side, so that ⌈length / stride⌉ windows fit. Behind may be less than none."""
+    needed = (-(-length // stride) - 1) * stride + kernel - length
+    before = max(needed, 0) // 2 if beyond == "same" else beyond
+    return before, needed - before
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation of the channels of [b, h, w, c]."""
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        return on_channels_first(super().forward, x)
+
+
+class SqueezeExcite(nn.Module):
+    """Channels weighted by two layers over their means (Hu et al.), channels last."""
+
+    def __init__(self, dim: int, hidden: int, activation: type[nn.Module] = nn.SiLU):
+        super().__init__()
+        self.squeeze, self.activation = nn.Linear(dim, hidden), activation()
+        self.excite = nn.Linear(hidden, dim)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        weights = self.excite(self.activation(self.squeeze(x.mean(dim=(1, 2), keepdim=True))))
+        return x * weights.sigmoid()
+
+    def field(self, height: int, width: int) -> Field:
+        return Field.everything((height, width))

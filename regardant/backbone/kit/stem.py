@@ -1,0 +1,45 @@
+"""What stands before a stage: stems (images → the first map) and merging (a map → a smaller, wider one)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal
+
+from torch import nn
+
+from regardant.backbone.kit.convolution import BatchNorm, Convolution
+from regardant.backbone.kit.residual import InTurn
+
+Norm = Callable[[int], nn.Module]
+
+
+def patches(
+    before: int, after: int, *, size: int, kernel: int | None = None, padding: int | None = None,
+    norm: Norm | None = nn.LayerNorm, norm_first: bool = False, bias: bool = True,
+) -> InTurn:  # fmt: skip
+    """One strided convolution and a norm: patch embedding, and merging between stages.
+
+    `kernel` is `size` unless given: patches that do not overlap. `norm_first` norms what comes in.
+    """
+    kernel = size if kernel is None else kernel
+    padding = (0 if kernel == size else kernel // 2) if padding is None else padding
+    convolution = Convolution(before, after, kernel, stride=size, padding=padding, bias=bias)
+    if norm is None:
+        return InTurn(convolution)
+    return InTurn(norm(before), convolution) if norm_first else InTurn(convolution, norm(after))
+
+
+def convolutions(
+    widths: Sequence[int], strides: Sequence[int], *, norm: Norm = BatchNorm, bias: bool = False,
+    activation: Callable[[], nn.Module] = nn.GELU, last_norm: bool = True, kernel: int = 3,
+    padding: int | Literal["same"] | None = None,
+) -> InTurn:  # fmt: skip
+    """Convolutions from `widths[0]` channels on, one a stride, with norms, and activations between them."""
+    parts: list[nn.Module] = []
+    for index, ((before, after), stride) in enumerate(zip(pairwise(widths), strides, strict=True)):
+        last = index == len(strides) - 1
+        parts.append(Convolution(before, after, kernel, stride=stride, bias=bias, padding=padding))
+        parts += [norm(after)] if last_norm or not last else []
+        parts += [] if last else [activation()]
+    return InTurn(*parts)

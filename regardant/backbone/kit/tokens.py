@@ -1,0 +1,92 @@
+"""Backbones of one size throughout: patches, then layers, and a token for the class where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from regardant.backbone.kit.backbone import Backbone
+from regardant.backbone.kit.field import Field, field_of, in_turn
+from regardant.backbone.kit.residual import call
+from regardant.core.checks import check_heads
+from regardant.core.grid_attention import attend_groups
+from regardant.core.record import Record
+
+
+class TokenAttention(nn.Module):
+    """Plain multi-head attention among all tokens [b, n, c], one projection for queries, keys and values."""
+
+    def __init__(self, dim: int, heads: int, *, qkv_bias: bool = True, scale: float | None = None):
+        super().__init__()
+        check_heads(dim, heads, None, None)
+        self.heads, self.scale = heads, scale
+        self.to_qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.to_out = nn.Linear(dim, dim)
+
+    def project(self, x: Float[Tensor, "b n c"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [b, heads, n, d]."""
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        heard = attend_groups(*self.project(x), scale=self.scale)
+        return self.to_out(heard.transpose(1, 2).flatten(2))
+
+    def reference(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        q, k, v = self.project(x)
+        scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
+        weights = (q @ k.mT * scale).softmax(dim=-1)
+        return self.to_out((weights @ v).transpose(1, 2).flatten(2))
+
+
+class TokenBackbone(Backbone):
+    """Patches, positions, layers at one size, a norm.
+
+    Set `stem` (images → map), `positions` (map → map), `layers`, `norm` and `head`. Layers see the map
+    [b, h, w, c] until the class token comes in (before layer `class_at`), and tokens [b, 1 + n, c] from there
+    on; without a class token they see the map throughout. The head reads the class token [b, c] where there
+    is one, and the map where there is none.
+    """
+
+    def __init__(self, *, dim: int, patch: int, class_at: int | None = 0, **shared):
+        super().__init__(strides=(patch,), channels=(dim,), **shared)
+        self.class_at = class_at
+        self.class_token = None if class_at is None else nn.Parameter(torch.empty(dim))
+        if self.class_token is not None:
+            nn.init.trunc_normal_(self.class_token, std=0.02)
+        self.positions: nn.Module = nn.Identity()
+        self.layers: Sequence[nn.Module] = nn.ModuleList()
+        self.norm: nn.Module = nn.Identity()
+
+    def tokens(
+        self, images: Float[Tensor, "b k h w"], *, record: Record, plainly: bool
+    ) -> tuple[Float[Tensor, "b *n c"], tuple[int, int]]:
+        """What the last layer gives, normed, and the size of the map of patches."""
+        x = images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        x = self.positions(call(self.stem, x, record=record, plainly=plainly))
+        size = x.shape[1:3]
+        for index, layer in enumerate(self.layers):
+            if index == self.class_at:
+                x = torch.cat([self.class_token.expand(len(x), 1, -1), x.flatten(1, 2)], dim=1)
+            x = call(layer, x, record=record, plainly=plainly)
+        return self.norm(x), size
+
+    def maps(self, images, *, record, plainly) -> Iterator[Tensor]:
+        x, size = self.tokens(images, record=record, plainly=plainly)
+        yield x if self.class_at is None else x[:, 1:].unflatten(1, size)
+
+    def _run(self, images, record, *, plainly):
+        if self.features_only or self.class_at is None:
+            return super()._run(images, record, plainly=plainly)
+        self.check_images(images)
+        x, _ = self.tokens(images, record=record, plainly=plainly)
+        return call(self.head, x[:, 0], record=record, plainly=plainly)
+
+    def fields(self, height, width):
+        found = field_of(self.stem, height, width)
+        if self.class_at is not None:
+            return [Field.everything(found.before, found.after)]
+        return [found.then(in_turn((self.positions, *self.layers, self.norm), *found.after))]

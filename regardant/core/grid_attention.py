@@ -1,0 +1,208 @@
+"""Softmax attention inside the groups of a map, with any position: windows, grids, stripes, lines, halos.
+
+`attend_groups` is the arithmetic; `GroupedAttention` the layer, which wants to be told its patterns only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regardant.core.checks import check_heads
+from regardant.core.errors import require
+from regardant.core.grid_geometry import GridPattern
+from regardant.core.grid_groups import Groups, groups_of
+from regardant.core.grid_mixer import GridMixer
+from regardant.core.grid_position import GridPosition
+from regardant.core.pattern import Or
+from regardant.core.supports import Supports
+
+
+def attend_groups(
+    q: Float[Tensor, "bg h m d"], k: Float[Tensor, "bg h n d"], v: Float[Tensor, "bg h n e"],
+    *, mask: Bool[Tensor, "g #m n"] | None = None, added: Float[Tensor, "#bg h m n"] | None = None,
+    scale: float | None = None,
+) -> Float[Tensor, "bg h m e"]:  # fmt: skip
+    """softmax(q kᵀ · scale + added) v inside each group; `mask` differs by group and not by sample.
+
+    The groups of a sample stand together. Every query must see some key.
+    """
+    if mask is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale)
+    groups = len(mask)
+    hidden = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -inf)[:, None]
+    if added is not None and len(added) > 1:  # by the query
+        hidden = hidden.repeat(len(q) // groups, 1, 1, 1) + added
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=hidden, scale=scale)
+    hidden = hidden.expand(-1, -1, q.shape[2], -1) if added is None else hidden + added
+    if len(q) == groups:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=hidden, scale=scale)
+    # Sample by sample, so that what is added need not be held once for each.
+    parts = zip(q.split(groups), k.split(groups), v.split(groups))
+    return torch.cat([F.scaled_dot_product_attention(*part, attn_mask=hidden, scale=scale) for part in parts])
+
+
+def attend_plainly(
+    q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h n d"], v: Float[Tensor, "b h n e"],
+    pattern: GridPattern | None, size: tuple[int, int],
+    *, position: GridPosition | None = None, step: tuple[int, int] = (1, 1), scale: float | None = None,
+) -> Float[Tensor, "b h n e"]:  # fmt: skip
+    """The same over the whole map, every pair written out; `step` is how far neighbours of a group stand
+    apart."""
+    at = torch.arange(size[0] * size[1], device=q.device)
+    logits = (q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if position is not None and position.biases:
+        rows, columns = at // size[1], at % size[1]
+        apart = [(along[None, :] - along[:, None]) // by for along, by in zip((rows, columns), step)]
+        logits = logits + position.added(q, *apart)
+    if pattern is not None:
+        logits = logits.masked_fill(~pattern.allows(at[:, None], at[None, :]), -inf)
+    return logits.softmax(dim=-1) @ v
+
+
+class GroupedAttention(GridMixer):
+    """Multi-head attention inside groups of positions; heads may have different groups.
+
+    A subclass says `patterns`: what the heads see on a map of given size, one for all of them or one for
+    each of as many equal groups of heads, the first heads first. `position` is one `GridPosition` or one
+    for each group of heads. Queries, keys and values come from one projection.
+    """
+
+    supports = Supports(
+        causal=False, cross=False, causal_cross=False, step=False, pattern=False, padding=False,
+        grouped=False, time=1.0, memory=1.0, state=0.0,
+    )  # fmt: skip
+
+    def __init__(
+        self, dim: int, heads: int, *, head_dim: int | None = None,
+        position: GridPosition | Sequence[GridPosition] | None = None, bias: bool = True,
+        scale: float | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        check_heads(dim, heads, None, head_dim)
+        self.dim, self.heads, self.scale = dim, heads, scale
+        self.head_dim = dim // heads if head_dim is None else head_dim
+        given = (position,) if isinstance(position, nn.Module) or position is None else position
+        self.positions = nn.ModuleList(GridPosition() if each is None else each for each in given)
+        self.to_qkv = nn.Linear(dim, 3 * heads * self.head_dim, bias=bias)
+        self.to_out = nn.Linear(heads * self.head_dim, dim, bias=bias)
+
+    def patterns(self, *size: int) -> Sequence[GridPattern | None]:
+        """What each group of heads may see on a map of this size; None: everything."""
+        raise TypeError(f"{type(self).__name__} must say what its heads see")
+
+    def _parts(self, *size: int) -> list[tuple[GridPattern | None, GridPosition, slice]]:
+        """Pattern, position and heads of each group of heads."""
+        patterns = self.patterns(*size)
+        count = len(patterns)
+        require(self.heads % count == 0, f"heads is {self.heads}, but they look in {count} different ways")
+        require(
+            len(self.positions) in (1, count),
+            f"position holds {len(self.positions)}, but the heads look in {count} different ways",
+        )
+        each = self.heads // count
+        places = list(self.positions) * (count // len(self.positions))
+        return [
+            (pattern, place, slice(which * each, (which + 1) * each))
+            for which, (pattern, place) in enumerate(zip(patterns, places))
+        ]
+
+    def receptive_field(self, *size):
+        patterns = self.patterns(*size)
+        if any(pattern is None for pattern in patterns):
+            return None
+        for place in self.positions:
+            patterns = [place.widen(pattern) for pattern in patterns]
+        return patterns[0] if len(set(patterns)) == 1 else Or.of(*patterns)
+
+    def forward(self, x, *, record=None):
+        self.check_map(x, self.to_qkv.weight)
+        for place in self.positions:
+            x = place.embed(x)
+        size = x.shape[1:3]
+        parts = self._parts(*size)
+        if len(parts) == 1:
+            ((pattern, place, _),) = parts
+            groups = groups_of(pattern, size)
+            # Cut before the projection: a third of what would be moved after it.
+            heard = self._inside(self.to_qkv(groups.cut(x)), groups, place, self.heads)
+            return groups.join(self.to_out(heard))
+        each = self.to_qkv(x).unflatten(-1, (3, self.heads, self.head_dim))
+        outs = []
+        for pattern, place, heads in parts:
+            groups = groups_of(pattern, size)
+            heard = self._inside(
+                groups.cut(each[..., heads, :].flatten(3)), groups, place, heads.stop - heads.start
+            )
+            outs.append(groups.join(heard))
+        return self.to_out(torch.cat(outs, dim=-1))
+
+    def _inside(
+        self, qkv: Float[Tensor, "bg n k"], groups: Groups, place: GridPosition, heads: int
+    ) -> Float[Tensor, "bg n c"]:
+        """What the heads hear inside the groups, side by side."""
+        q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        added = place.added(q, *groups.offsets(q.device)) if place.biases else None
+        heard = attend_groups(q, k, v, mask=groups.mask(q.device), added=added, scale=self.scale)
+        heard = heard.transpose(1, 2).flatten(2)
+        if not place.mixes_values:
+            return heard
+        return heard + self._of_values(v, groups, place)
+
+    @staticmethod
+    def _of_values(v: Tensor, groups: Groups, place: GridPosition) -> Float[Tensor, "bg n c"]:
+        require(
+            not any(groups.shift),
+            f"the windows are shifted by {groups.shift}, but a convolution of the values would look across "
+            "the border that a shift makes inside a window",
+        )
+        values = v.transpose(1, 2).flatten(2)
+        if groups.padded != groups.size:
+            # What fills the map up is a projection of zeros, which a convolution must not take for values.
+            real = groups.cut(torch.ones(1, *groups.size, 1, dtype=v.dtype, device=v.device))
+            values = (values.unflatten(0, (-1, len(real))) * real).flatten(0, 1)
+        return place.values(values.unflatten(1, groups.cell)).flatten(1, 2)
+
+    def reference(self, x):
+        self.check_map(x, self.to_qkv.weight)
+        for place in self.positions:
+            x = place.embed(x)
+        size = x.shape[1:3]
+        q, k, v = self.to_qkv(x.flatten(1, 2)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        outs = []
+        for pattern, place, heads in self._parts(*size):
+            own = (part[:, heads] for part in (q, k, v))
+            step = groups_of(pattern, size).step
+            heard = attend_plainly(*own, pattern, size, position=place, step=step, scale=self.scale)
+            heard = heard.transpose(1, 2).flatten(2)
+            if place.mixes_values:
+                values = v[:, heads].transpose(1, 2).flatten(2).unflatten(1, size)
+                heard = heard + place.values_plainly(values, pattern, step).flatten(1, 2)
+            outs.append(heard)
+        return self.to_out(torch.cat(outs, dim=-1)).unflatten(1, size)
+
+
+class WholeMapAttention(GroupedAttention):
+    """Every position sees every other: plain attention on a map."""
+
+    supports = Supports(
+        causal=False, cross=False, causal_cross=False, step=False, pattern=False, padding=False,
+        grouped=False, time=2.0, memory=1.0, state=0.0,
+    )  # fmt: skip
+
+    def patterns(self, *size):
+        return (None,)
+
+
+def joint_softmax(logits: Sequence[Float[Tensor, "*rows _"]]) -> tuple[Tensor, ...]:
+    """One softmax over keys that come from several sources; the weights of each.
+
+    For parts that are not written out, `regardant.core.partial_softmax.merge` does the same to outputs.
+    """
+    weights = torch.cat(list(logits), dim=-1).softmax(dim=-1)
+    return weights.split([part.shape[-1] for part in logits], dim=-1)
