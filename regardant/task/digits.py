@@ -1,6 +1,7 @@
 """Handwritten digits, 8×8 in 17 grey levels (scikit-learn's copy of the UCI set, 1,797 images).
 
-Read three ways: as images under noise, as eight steps of eight pixels, as 64 tokens in raster order.
+Read four ways: as images under noise, as eight steps of eight pixels, as 64 steps of one, as 64 tokens in
+raster order to be predicted.
 A fixed quarter of the images is for validation.
 """
 
@@ -106,6 +107,35 @@ class DigitRows:
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         held_out = read_digits()[1]
         yield held_out.images / (LEVELS - 1), held_out.labels
+
+    def perfect(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return certain(targets, self.classes)
+
+    loss = staticmethod(label_loss)
+    metric = staticmethod(hits)
+
+
+@dataclass(frozen=True)
+class DigitSequence:
+    """Which digit is it: a sequence of 64 steps, each a pixel in raster order, [b, 64, 1]."""
+
+    classes: ClassVar[int] = 10
+    features: ClassVar[int] = 1
+    length: ClassVar[int] = 64
+    name: ClassVar[str] = "digits pixel by pixel"
+    metric_name: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        drawn = _draw(size, generator)
+        return self._read(drawn.images), drawn.labels
+
+    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        held_out = read_digits()[1]
+        yield self._read(held_out.images), held_out.labels
+
+    def _read(self, images: Tensor) -> Float[Tensor, "b 64 1"]:
+        return images.flatten(1)[..., None] / (LEVELS - 1)
 
     def perfect(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return certain(targets, self.classes)

@@ -29,19 +29,18 @@ Factory = Callable[[], nn.Module]
 class Block(nn.Module):
     """x + mixer(norm(x)), then x + mlp(norm(x)); channels last, on sequences and on maps alike.
 
-    `expansion` is the MLP's hidden width in units of `dim`; 0 leaves the MLP out.
+    `expansion` is the MLP's hidden width in units of `dim`, rounded to whole channels; 0 leaves the MLP out.
     """
 
-    def __init__(self, mixer: nn.Module, dim: int, *, expansion: int = 4):
+    def __init__(self, mixer: nn.Module, dim: int, *, expansion: float = 4):
         super().__init__()
+        hidden = round(expansion * dim)
         require(expansion >= 0, f"expansion is {expansion}, but the MLP's width cannot be negative")
         self.mixer, self.mixer_norm = mixer, nn.LayerNorm(dim)
         self.records = "record" in inspect.signature(mixer.forward).parameters
         self.mlp = (
-            nn.Sequential(
-                nn.LayerNorm(dim), nn.Linear(dim, expansion * dim), nn.GELU(), nn.Linear(expansion * dim, dim)
-            )
-            if expansion
+            nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+            if hidden
             else None
         )
 
@@ -61,7 +60,12 @@ class Trunk(nn.Module):
     """Learned positions (where `size` is given), blocks, and a last norm. [b, n, c] or [b, h, w, c]."""
 
     def __init__(
-        self, mixers: Sequence[Factory], dim: int, *, size: tuple[int, ...] | None = None, expansion: int = 4
+        self,
+        mixers: Sequence[Factory],
+        dim: int,
+        *,
+        size: tuple[int, ...] | None = None,
+        expansion: float = 4,
     ):
         super().__init__()
         require(len(mixers) >= 1, "mixers is empty, but a network has at least one layer")
@@ -102,7 +106,7 @@ class TokenModel(nn.Module):
 
     def __init__(
         self, vocabulary: int, mixers: Sequence[Factory], *, dim: int, length: int | None = None,
-        expansion: int = 4,
+        expansion: float = 4,
     ):  # fmt: skip
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, dim)
@@ -123,7 +127,7 @@ class VectorModel(nn.Module):
 
     def __init__(
         self, features: int, outputs: int, mixers: Sequence[Factory], *, dim: int,
-        size: tuple[int, ...] | None = None, expansion: int = 4,
+        size: tuple[int, ...] | None = None, expansion: float = 4,
     ):  # fmt: skip
         super().__init__()
         self.embedding = nn.Linear(features, dim)
