@@ -45,6 +45,7 @@ class Call:
     dropout: float = 0.0
     past: int = 0
     """Tokens before the first query (0 where there is no cache)."""
+    turned_back: Callable[[Call], tuple[Tensor, Tensor] | None] | None = field(default=None, repr=False)
 
     @property
     def batch(self) -> int:
@@ -116,6 +117,16 @@ class Call:
         return torch.cat([logits, sinks], -1).softmax(
             -1, dtype=torch.promote_types(logits.dtype, torch.float32)
         )[..., :-1]
+
+    def unturned(self) -> tuple[Float[Tensor, "b h m d"], Float[Tensor, "b g m d"]]:
+        """The queries of this pass and the keys of the same tokens, before rotary positions came in."""
+        found = None if self.turned_back is None else self.turned_back(self)
+        require(
+            found is not None,
+            f"{type(self.site.module).__name__} at {self.site} has no rotary positions that could be taken "
+            "back",
+        )
+        return found
 
     def sharpen(self, factor: float | Float[Tensor, "#b #h #m 1"]) -> None:
         """Multiply all logits, the biases on them included, without leaving the fused path."""

@@ -23,6 +23,7 @@ from regardant.core.errors import require
 from regardant.host.call import Call
 from regardant.host.host import Attend
 from regardant.host.passes import Passes
+from regardant.host.rotary import Rotary
 from regardant.host.run import Run
 from regardant.host.site import Site
 
@@ -50,6 +51,7 @@ class TransformersHost:
         self._by_module = {id(site.module): site for site in self.sites}
         self._configs: list[tuple[Any, str | None]] = []
         self._passes: Passes | None = None
+        self._rotary = Rotary()
 
     def attach(self, attend: Attend, run: Run) -> None:
         configs = list(_configs(self.model))
@@ -70,7 +72,8 @@ class TransformersHost:
         for config, implementation in configs:
             config._attn_implementation_internal = PREFIX + (implementation or "eager")
         for site in self.sites:
-            site.module.__dict__[SEAM] = (site, attend, run)
+            site.module.__dict__[SEAM] = (site, attend, run, self._rotary)
+            self._rotary.watch(site.module)
         self._passes = Passes(self.model, run)
 
     def detach(self) -> None:
@@ -80,6 +83,7 @@ class TransformersHost:
             site.module.__dict__.pop(SEAM, None)
         if self._passes is not None:
             self._passes.remove()
+        self._rotary.remove()
         self._configs, self._passes = [], None
 
     def output_projection(self, site: Site) -> nn.Module:
@@ -116,7 +120,7 @@ def _routed(base: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
             f"{type(module).__name__} was reached through a config that is under edit, but it was not part "
             "of the model when the edit began",
         )
-        site, attend, run = seam
+        site, attend, run, rotary = seam
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
 
         def fused(call: Call) -> tuple[Tensor, Tensor | None]:
@@ -135,6 +139,7 @@ def _routed(base: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
             causal=bool(getattr(module, "is_causal", True) if causal is None else causal),
             fused=fused, bias=others.get("position_bias"), cap=others.get("softcap"),
             sinks=others.get("s_aux"), dropout=dropout, past=0 if cross else _past(key, query, run),
+            turned_back=rotary.unturned,
         )  # fmt: skip
         out, weights = attend(call)
         return out.transpose(1, 2).contiguous(), weights
