@@ -64,6 +64,9 @@ def cost(
     longest: Annotated[
         float, typer.Option(min=0.0, help="Seconds; what might take longer is left out.")
     ] = 3.0,
+    sizes: Annotated[
+        str, typer.Option(help="Sides of the images that backbones are measured on; with commas.")
+    ] = "32,64,128,224,256",
     seed: Annotated[int, typer.Option(help="For weights and inputs.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for cost.jsonl and cost.md.")] = Path("reports"),
     resume: Annotated[
@@ -72,6 +75,8 @@ def cost(
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list of measurements.")] = False,
 ) -> None:
     """Measure time, peak memory and their growth, forward, backward and per decoded token.
+
+    Of backbones (`maxvit_tiny`): parameters, multiply-adds and the time of a forward pass by size of image.
 
     What was measured before on this machine, by the same code and versions, is not measured again.
     """
@@ -84,6 +89,8 @@ def cost(
 
     import torch
 
+    from regardant.cli.backbone_cost import cost_of_backbones
+    from regardant.compare.backbone_cost import is_backbone
     from regardant.compare.cost import Cost
     from regardant.compare.journal import Journal, write_whole
     from regardant.compare.machine import choose_device, choose_dtype, machine
@@ -93,8 +100,16 @@ def cost(
         torch.set_num_threads(threads)
     where = choose_device(device)
     choose_dtype(dtype, where)
+    backbones = [name for name in chosen if is_backbone(name)]
+    if backbones:
+        cost_of_backbones(
+            backbones, sizes=_numbers("sizes", sizes), budget=budget, device=where, as_json=as_json
+        )
+        chosen = [name for name in chosen if name not in backbones]
+        if not chosen:
+            return
     shared = dict(dim=dim, heads=heads, batch=batch, causal=causal, dtype=dtype, device=str(where), seed=seed)
-    with _progress() as progress:
+    with show_progress() as progress:
         measurer = Cost(
             Journal(out / "cost.jsonl", fresh=not resume), budget=budget, longest=longest, progress=progress
         )
@@ -141,7 +156,7 @@ def _numbers(name: str, text: str) -> list[int]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int, str], None]]:
+def show_progress() -> Iterator[Callable[[int, int, str], None]]:
     """A bar on a terminal; in a log, a line when something else is begun."""
     if not sys.stderr.isatty():
         yield _log
