@@ -50,9 +50,8 @@ class apply:
         self._seam.leave(self.edits, roles=self._roles)
         if error is None:
             for edit in self.edits:
-                acted = sum(count for stage, count in self.fired(edit).items() if stage != "read")
                 require(
-                    edit.neutral() or acted > 0,
+                    edit.neutral() or self.fired(edit).total() > 0,
                     f"{type(edit).__name__} never fired: no pass of the model reached a place it touches",
                 )
 
