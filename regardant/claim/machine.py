@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-from pathlib import Path
 
 import torch
 
 from regardant.atlas.catalog import PACKAGE
-from regardant.compare.machine import processor
+from regardant.compare.commit import commit_of
+from regardant.compare.hardware import processor
 from regardant.compare.machine import versions as package_versions
 
 
@@ -19,23 +18,6 @@ def versions() -> dict[str, str]:
     found = package_versions()
     commit = commit_of(PACKAGE.parent)
     return found if commit is None else found | {"commit": commit}
-
-
-def commit_of(folder: Path) -> str | None:
-    """The commit that is checked out, with a + behind it where tracked files differ from it."""
-    if not (folder / ".git").exists():
-        return None
-    try:
-        head = _git(folder, "rev-parse", "--short=12", "HEAD")
-        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{head}+" if changed else head
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def hardware() -> dict[str, str | int]:

@@ -13,10 +13,12 @@ from typer.core import TyperGroup
 from regardant import __version__
 from regardant.cli.check import check
 from regardant.cli.claim import claim
+from regardant.cli.compare import compare
 from regardant.cli.contract import contract
 from regardant.cli.cost import cost
 from regardant.cli.list import list_cards
 from regardant.cli.new import new
+from regardant.cli.pick import pick
 from regardant.cli.search import search_cards
 from regardant.cli.show import show
 from regardant.cli.status import count_statuses
@@ -66,5 +68,7 @@ app.command("status")(count_statuses)
 app.command("new")(new)
 app.command("contract")(contract)
 app.command("check")(check)
+app.command("compare")(compare)
 app.command("cost")(cost)
 app.command("claim")(claim)
+app.command("pick")(pick)

@@ -12,76 +12,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from regardant.compare.crossing import Crossover, FittedGrowth, find_crossover, fit_growth
+from regardant.compare.planned import BASELINE, Plan, System, TaskPlan, read_plan
 from regardant.compare.standing import Standing, rank
 from regardant.core.errors import require
 
 PLAN, RESULTS, REPORT = "plan.json", "results.jsonl", "report.html"
 """The files of a comparison's folder."""
 
-BASELINE = "softmax"
-"""Always run beside: fused softmax attention."""
+FAR = 0.1
+"""Better by far: by so much accuracy, or by this share of the baseline's measure."""
 
 PHASES = ("forward", "backward", "decode")
 """`backward` is forward and backward together; `decode` is one token more, behind so many."""
-
-
-@dataclass(frozen=True)
-class System:
-    """What is compared: a mixer by its name, or several by turns in the layers ("a+b")."""
-
-    name: str
-    kind: str
-    """sequence or grid."""
-    parts: tuple[str, ...]
-    """The names of the mixers, each of which has a card or is `module:Class`; one, unless it is a layout."""
-
-
-@dataclass(frozen=True)
-class TaskPlan:
-    """A task as it is trained here."""
-
-    name: str
-    title: str
-    measure: str
-    """What the value is: "accuracy", "nats a byte"."""
-    higher_is_better: bool
-    steps: int
-    batch: int
-    length: int
-    """Tokens of a training sample."""
-    parameters: int
-    """That every model has, to 2 %."""
-    chance: float | None
-    """The value of a guess, where it is known."""
-    about: str
-    """The setting in a sentence."""
-    kind: str = "sequence"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What was chosen to be measured, and what was left out and why."""
-
-    asked: Mapping[str, Any]
-    """The options of the command."""
-    systems: tuple[System, ...]
-    tasks: tuple[TaskPlan, ...]
-    lengths: tuple[int, ...]
-    positions: tuple[int, ...]
-    dim: int
-    heads: int
-    layers: int
-    seeds: tuple[int, ...]
-    device: str
-    budget: float
-    """Seconds."""
-    left_out: tuple[str, ...]
-    """Sentences."""
 
 
 @dataclass(frozen=True)
@@ -197,20 +144,21 @@ class Findings:
         path = folder / PLAN
         require(path.is_file(), f"{folder} holds no comparison: there is no {PLAN}")
         plan = read_plan(json.loads(path.read_text(encoding="utf-8")))
-        lines = list(read_lines(folder / RESULTS))
-        of = {what: [line for line in lines if line["what"] == what] for what in ("cost", "quality")}
-        measured = [line for line in of["quality"] if line["outcome"] == "measured"]
+        # What was measured again, by other code, stands in a later line.
+        lines = list({line["unit"]: line for line in read_lines(folder / RESULTS)}.values())
+        of = {what: [line for line in lines if line["what"] == what] for what in ("cost", "quality", "probe")}
+        said = {(line["system"], line["task"]): line["found"] for line in of["probe"]}
+        blind = {system for system, _ in (key for key, found in said.items() if found is None)}
+        measured = [
+            line for line in of["quality"] if line["outcome"] == "measured" and line["system"] not in blind
+        ]
         return cls(
             folder=folder,
             plan=plan,
             costs=tuple(map(_cost, of["cost"])),
-            runs=tuple(map(_run, measured)),
+            runs=tuple(_run(line, said.get((line["system"], line["task"]))) for line in measured),
             maps=tuple(each for line in measured for each in _maps(line)),
-            failures=tuple(
-                Failure(line["system"], line["unit"], line["outcome"], line["reason"], line.get("traceback"))
-                for line in lines
-                if line["outcome"] != "measured"
-            ),
+            failures=tuple(each for line in lines for each in _failures(line)),
             origins=_origins(lines),
         )
 
@@ -236,6 +184,20 @@ class Findings:
             {name: own for name, own in values.items() if own},
             higher_is_better=self.task(task).higher_is_better,
         )
+
+    def too_good(self, task: str) -> list[str]:
+        """The systems that are better by far than the baseline, the bound of most tasks: to be probed."""
+        found = {each.system: each for each in self.standings(task)}
+        if BASELINE not in found:
+            return []
+        baseline = found[BASELINE]
+        sign = 1 if self.task(task).higher_is_better else -1
+        far = FAR if self.task(task).measure == "accuracy" else FAR * abs(baseline.mean)
+        return [
+            name
+            for name, each in found.items()
+            if sign * (each.mean - baseline.mean) > far and name not in baseline.ties
+        ]
 
     def growths(self) -> list[FittedGrowth]:
         """Of every system, phase and quantity that was measured at two lengths or more."""
@@ -266,21 +228,6 @@ class Findings:
         return {length: value for length, value in figures.items() if value is not None}
 
 
-def read_plan(data: Mapping[str, Any]) -> Plan:
-    """The plan in `plan.json`; what else stands there is passed over."""
-    given = {field.name: data[field.name] for field in fields(Plan)}
-    return Plan(
-        **given
-        | {
-            "systems": tuple(
-                System(each["name"], each["kind"], tuple(each["parts"])) for each in given["systems"]
-            ),
-            "tasks": tuple(TaskPlan(**each) for each in given["tasks"]),
-        }
-        | {name: tuple(given[name]) for name in ("lengths", "positions", "seeds", "left_out")}
-    )
-
-
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The whole lines of the results; a last line that a crash tore is passed over."""
     if not path.exists():
@@ -298,8 +245,9 @@ def _cost(line: Mapping[str, Any]) -> Cost:
     return Cost(line["system"], line["phase"], line["length"], **found, left_out=left_out)
 
 
-def _run(line: Mapping[str, Any]) -> Run:
-    found = {name: value for name, value in line["found"].items() if name != "maps"}
+def _run(line: Mapping[str, Any], probe: Mapping[str, str] | None) -> Run:
+    found = {name: value for name, value in line["found"].items() if name not in ("maps", "no_maps")}
+    found["probe"] = None if probe is None else probe["said"]
     curves = tuple(
         Curve(**curve | {"points": tuple(map(tuple, curve["points"]))}) for curve in found.pop("curves")
     )
@@ -315,6 +263,15 @@ def _maps(line: Mapping[str, Any]) -> Iterator[AttentionMap]:
         )  # fmt: skip
 
 
+def _failures(line: Mapping[str, Any]) -> Iterator[Failure]:
+    if line["outcome"] != "measured":
+        yield Failure(line["system"], line["unit"], line["outcome"], line["reason"], line.get("traceback"))
+    elif "no_maps" in line["found"]:
+        yield Failure(
+            line["system"], f"maps/{line['system']}/{line['task']}", "skipped", line["found"]["no_maps"]
+        )
+
+
 def _origins(lines: list[dict[str, Any]]) -> tuple[Origin, ...]:
     by_origin: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
@@ -324,3 +281,23 @@ def _origins(lines: list[dict[str, Any]]) -> tuple[Origin, ...]:
         Origin(*json.loads(key), min(own := [line["date"] for line in each]), max(own), len(own))
         for key, each in by_origin.items()
     )
+
+
+__all__ = [
+    "BASELINE",
+    "AttentionMap",
+    "Cost",
+    "Crossover",
+    "Curve",
+    "Failure",
+    "Findings",
+    "FittedGrowth",
+    "Origin",
+    "Plan",
+    "Run",
+    "Standing",
+    "System",
+    "TaskPlan",
+    "read_lines",
+    "read_plan",
+]  # fmt: skip

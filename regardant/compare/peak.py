@@ -153,7 +153,7 @@ def _prepare() -> None:
 
 def _answer(out: Connection, job: Mapping[str, Any]) -> None:
     torch.set_num_threads(job["threads"])
-    _stay_within_what_is_free()
+    stay_within_what_is_free()
     try:
         out.send({"bytes": rise(Workload(Setting(**job["setting"])), job["phase"], job["length"])})
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -162,15 +162,15 @@ def _answer(out: Connection, job: Mapping[str, Any]) -> None:
         out.send({"short" if "allocate memory" in str(error) else "failed": str(error)})
 
 
-def _stay_within_what_is_free() -> None:
+def stay_within_what_is_free() -> None:
     """Fail in this process, before the machine is out of memory."""
     if not sys.platform.startswith("linux"):
         return
-    from resource import RLIMIT_DATA, setrlimit
+    from resource import RLIMIT_DATA, getrlimit, setrlimit
 
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    setrlimit(RLIMIT_DATA, (_status("VmData") + free * 9 // 10,) * 2)
+    setrlimit(RLIMIT_DATA, (_status("VmData") + free * 9 // 10, getrlimit(RLIMIT_DATA)[1]))
 
 
 if __name__ == "__main__":
