@@ -147,7 +147,7 @@ class GroupedAttention(GridMixer):
     ) -> Float[Tensor, "bg n c"]:
         """What the heads hear inside the groups, side by side."""
         q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-        added = place.added(q, *groups.offsets(q.device)) if place.biases else None
+        added = place.between(q, groups.cell, groups.cell) if place.biases else None
         heard = attend_groups(q, k, v, mask=groups.mask(q.device), added=added, scale=self.scale)
         heard = heard.transpose(1, 2).flatten(2)
         if not place.mixes_values:

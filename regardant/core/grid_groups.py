@@ -96,10 +96,6 @@ class Groups:
         seen = (part[:, :, None] == part[:, None, :]) & (part[:, None, :] >= 0)
         return seen | torch.eye(self.positions, dtype=torch.bool, device=device)
 
-    def offsets(self, device: torch.device | str = "cpu") -> tuple[Int[Tensor, "n n"], Int[Tensor, "n n"]]:
-        """How many rows and columns of its rectangle each key stands below and right of each query."""
-        return rectangle_offsets(self.cell, self.cell, (0, 0), device)
-
 
 def groups_of(pattern: Pattern | None, size: tuple[int, int] | None = None) -> Groups:
     """The groups that a bound pattern makes of its map; `None` makes one of the whole map of `size`."""
@@ -129,14 +125,21 @@ def groups_of(pattern: Pattern | None, size: tuple[int, int] | None = None) -> G
     raise ValueError(f"pattern is {pattern}, but groups are made by Window2d, Stripe, Axial and Dilated2d")
 
 
+def axis_offsets(
+    queries: int, keys: int, origin: int, *, stride: int = 1, device: torch.device | str = "cpu"
+) -> Int[Tensor, "m n"]:
+    """Offsets along one axis, key minus query; queries stand `stride` apart, the keys begin at `origin`."""
+    at = torch.arange(keys, device=device) + origin
+    return at - torch.arange(queries, device=device)[:, None] * stride
+
+
 def rectangle_offsets(
-    queries: tuple[int, int], keys: tuple[int, int], origin: tuple[int, int],
+    queries: tuple[int, int], keys: tuple[int, int], origin: tuple[int, int], *, stride: int = 1,
     device: torch.device | str = "cpu",
 ) -> tuple[Int[Tensor, "m n"], Int[Tensor, "m n"]]:  # fmt: skip
-    """Row and column offsets, key minus query, between two rectangles; the keys' begins at `origin`."""
+    """Row and column offsets between two rectangles of positions, each row by row."""
     rows, columns = (
-        torch.arange(key, device=device) + first - torch.arange(query, device=device)[:, None]
-        for query, key, first in zip(queries, keys, origin)
+        axis_offsets(*sides, stride=stride, device=device) for sides in zip(queries, keys, origin)
     )
     shape = (*queries, *keys)
     rows, columns = rows[:, None, :, None].expand(shape), columns[None, :, None, :].expand(shape)

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from regardant.core.errors import require
 from regardant.core.grid_geometry import per_axis
+from regardant.core.grid_groups import axis_offsets, rectangle_offsets
 from regardant.core.grid_pattern import GridPattern
 from regardant.core.grid_widened import Widened
 
@@ -51,6 +52,13 @@ class GridPosition(nn.Module):
     ) -> Float[Tensor, "#b e m n"]:
         """What is added to the logits; `rows` and `columns` are the offsets of the keys."""
         raise TypeError(f"{type(self).__name__} adds nothing to the logits")
+
+    def between(
+        self, q: Float[Tensor, "b e m d"], queries: tuple[int, int], keys: tuple[int, int],
+        *, origin: tuple[int, int] = (0, 0), stride: int = 1,
+    ) -> Float[Tensor, "#b e m n"]:  # fmt: skip
+        """The same between two rectangles: queries `stride` apart, and keys that begin at `origin`."""
+        return self.added(q, *rectangle_offsets(queries, keys, origin, stride=stride, device=q.device))
 
     def values(self, v: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """What is added to the output beside the weighted values; `v` is one rectangle of positions."""
@@ -159,6 +167,17 @@ class RelativeLogits2d(GridPosition):
             at = (along + far).clamp(0, 2 * far)
             total = total + products.gather(-1, at.expand(*q.shape[:-2], -1, -1))
         return total
+
+    def between(self, q, queries, keys, *, origin=(0, 0), stride=1):
+        # Along one axis at a time, and only then for every pair.
+        q = (q * self.scale).unflatten(2, queries)
+        parts = []
+        for table, far, *sides in zip((self.rows, self.columns), self.farthest, queries, keys, origin):
+            at = axis_offsets(*sides, stride=stride, device=q.device) + far
+            parts.append(table.to(q.dtype)[at.clamp(0, 2 * far)])
+        rows = torch.einsum("bercd,rkd->berck", q, parts[0])
+        columns = torch.einsum("bercd,ckd->berck", q, parts[1])
+        return (rows[..., :, None] + columns[..., None, :]).flatten(4, 5).flatten(2, 3)
 
     def resized(self, cell: Pair, *, halo: Pair | None = None) -> RelativeLogits2d:
         """The same for groups of another size, the tables interpolated between their ends."""
