@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from regardant.compare.crossing import FASTER
-from regardant.compare.standing import tie
+from regardant.compare.standing import Standing, tie
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class Quality:
 
     mean: float
     spread: float | None
+
+    @classmethod
+    def of(cls, standing: Standing, *, higher_is_better: bool) -> Self:
+        return cls(standing.mean if higher_is_better else -standing.mean, standing.spread)
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ def logarithmic(
     low, high = low - more, high + more
     axis: dict[str, Any] = {"type": "log", "title": {"text": title}, "range": numbers((low, high))}
     if plain:
-        digits = (1, 2, 5) if high - low < 3 else (1,)
+        wide = high - low
+        digits = (1, 1.5, 2, 3, 5, 7) if wide < 0.9 else (1, 2, 5) if wide < 3.2 else (1,)
         decades = range(floor(low) - 1, floor(high) + 2)
         ticks = [digit * 10.0**k for k in decades for digit in digits if low <= log10(digit) + k <= high]
     if ticks:

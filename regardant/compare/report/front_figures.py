@@ -46,13 +46,14 @@ def _against(
     costs = {system: scale * times[system] for system in standings if system in times}
     if len(costs) < 2:
         return None
+    up = task.higher_is_better
     beaten = beaten_by([
-        Contender(system, cost, cost, {task.name: quality(task, standings[system])})
+        Contender(system, cost, cost, {task.name: Quality.of(standings[system], higher_is_better=up)})
         for system, cost in costs.items()
     ])  # fmt: skip
     ahead = {system: cost for system, cost in costs.items() if not beaten[system]}
     at = f"{named} {'behind' if phase == 'decode' else 'at'} {length:,} tokens"
-    traces = [_steps(ahead, standings, highest=task.higher_is_better)]
+    traces = [_steps(ahead, standings, highest=up)]
     for system, cost in costs.items():
         standing, superiors = standings[system], beaten[system]
         told = f"beaten by {', '.join(superiors)}" if superiors else "on the front or level with it"
@@ -71,11 +72,6 @@ def _against(
         labels=[Label(system, cost, standings[system].mean, system) for system, cost in costs.items()],
         placing="beside", height=480, choice=f"{task.name} · {named}",
     )  # fmt: skip
-
-
-def quality(task: TaskPlan, standing: Standing) -> Quality:
-    """As a front compares it: higher is better."""
-    return Quality(standing.mean if task.higher_is_better else -standing.mean, standing.spread)
 
 
 def _steps(costs: Mapping[str, float], standings: Mapping[str, Standing], *, highest: bool) -> dict:

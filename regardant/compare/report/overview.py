@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from regardant.compare.crossing import FASTER
 from regardant.compare.findings import BASELINE, Findings, TaskPlan
-from regardant.compare.front import Contender, beaten_by
+from regardant.compare.front import Contender, Quality, beaten_by
 from regardant.compare.report.compared import common_length, times_at
-from regardant.compare.report.front_figures import quality
 from regardant.compare.report.wording import capitalized, listed, spelled
 
 
@@ -54,10 +53,12 @@ def _fastest(findings: Findings, phase: str, scale: float, unit: str, where: str
 
 def _front(findings: Findings) -> str:
     """Which systems nothing beats in the time of a call and in all tasks together."""
-    tasks = {task.name: task for task in findings.plan.tasks}
     qualities = {
-        name: {each.system: quality(task, each) for each in findings.standings(name)}
-        for name, task in tasks.items()
+        task.name: {
+            each.system: Quality.of(each, higher_is_better=task.higher_is_better)
+            for each in findings.standings(task.name)
+        }
+        for task in findings.plan.tasks
     }
     times = times_at(findings, "forward", common_length(findings, "forward", findings.names))
     contenders = [

@@ -1,0 +1,139 @@
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from typer.testing import CliRunner
+
+from regardant.cli.main import app
+from regardant.compare import survey
+from regardant.compare.clock import Timing
+from regardant.compare.journal import Journal
+from regardant.compare.measurement import Measurement
+from regardant.compare.workload import Setting, settle
+
+LENGTHS = (1024, 2048, 4096, 8192)
+# name → seconds a thousand tokens, exponent, bytes a token
+SYSTEMS = {
+    "softmax": (2e-3, 2.0, 900),
+    "lightning-attention-2": (4e-3, 1.0, 1200),
+    "sliding-window": (3e-3, 1.0, 4000),
+}
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A journal as `regardant cost` leaves it here, with figures that are known."""
+    journal = Journal(tmp_path / "cost.jsonl")
+    for name, (seconds, exponent, size) in SYSTEMS.items():
+        setting = settle(Setting(name, dim=64, heads=2))
+        for length in LENGTHS:
+            time = seconds * (length / 1000) ** exponent
+            blank = Measurement.blank(setting, "forward", "seconds", length)
+            journal.append(asdict(blank.filled(timing=Timing.of([time, 1.1 * time, 1.2 * time]))))
+            blank = Measurement.blank(setting, "forward", "bytes", length)
+            journal.append(asdict(blank.filled(size=size * length)))
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_measured(monkeypatch):
+    monkeypatch.setattr(survey, "Cost", None)
+
+
+def pick(folder, *arguments):
+    return CliRunner().invoke(app, ["pick", "--out", str(folder), *arguments])
+
+
+def test_it_ranks_what_is_on_file_and_says_why(recorded):
+    done = pick(recorded, *SYSTEMS, "--length", "8192", "--causal", "--memory", "1GB")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert "width 64 with 2 heads" in lines[0]
+    assert [line.split()[:2] for line in lines[2:5]] == [
+        ["1", "sliding-window"], ["2", "lightning-attention-2"], ["3", "softmax"],
+    ]  # fmt: skip
+    assert "the ranking is by time alone" in lines[5]
+    assert "24 figures in" in done.stderr
+
+
+def test_beyond_what_was_measured_it_extrapolates_and_rules_out(recorded):
+    done = pick(recorded, *SYSTEMS, "--length", "32768", "--memory", "50MB", "--json")
+    assert done.exit_code == 0, done.output
+    found = {each["system"]: each for each in json.loads(done.stdout)}
+    assert [found[name]["rank"] for name in SYSTEMS] == [2, 1, None]
+    softmax = found["softmax"]["seconds"]
+    assert softmax["value"] == pytest.approx(2e-3 * 32.768**2, rel=1e-6)
+    assert (softmax["measured"], softmax["origin"]) == (False, 8192)
+    assert found["sliding-window"]["reason"] == (
+        "takes 131 MB at 32,768 (extrapolated from 8,192 by n^1.00), more than 50 MB"
+    )
+
+
+def test_figures_of_other_code_do_not_count(recorded):
+    path = recorded / "cost.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line | {"code": "0" * 16}) + "\n" for line in lines))
+    done = pick(recorded, *SYSTEMS, "--length", "8192", "--no-measure", "--dim", "64", "--heads", "2")
+    assert done.exit_code == 1
+    assert done.stdout.count("its time at 8,192 is not on file") == 3
+
+
+def test_what_is_missing_is_measured(recorded, monkeypatch):
+    asked = []
+
+    class Recorder:
+        def __init__(self, journal, **options):
+            self.journal = journal
+
+        def measure(self, settings, *, lengths, positions, phases, memory):
+            asked.append((settings[0].system, lengths, positions, phases, memory))
+            blank = Measurement.blank(settle(settings[0]), phases[0], "seconds", 128)
+            timed = [
+                replace(blank, length=length).filled(timing=Timing.of([1.0] * 3)) for length in positions
+            ]
+            return timed
+
+    monkeypatch.setattr(survey, "Cost", Recorder)
+    done = pick(recorded, "softmax", "flowformer", "--length", "4096", "--decode", "--causal", "--json")
+    assert done.exit_code == 0, done.output
+    assert asked == [
+        ("softmax", [512, 1024, 2048, 4096], [64, 512, 4096], ["decode"], False),
+        ("flowformer", [512, 1024, 2048, 4096], [64, 512, 4096], ["decode"], False),
+    ]
+    assert [(each["rank"], each["ties"]) for each in json.loads(done.stdout)] == [
+        (1, ["flowformer"]), (1, ["softmax"]),
+    ]  # fmt: skip
+
+
+def test_a_system_that_fails_does_not_keep_the_others(recorded, monkeypatch):
+    class Broken:
+        def __init__(self, *journal, **options):
+            pass
+
+        def measure(self, settings, **ask):
+            raise RuntimeError("it does not run\nat all")
+
+    monkeypatch.setattr(survey, "Cost", Broken)
+    done = pick(recorded, "softmax", "aaren", "--length", "4096", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert [(each["system"], each["rank"]) for each in found] == [("softmax", 1), ("aaren", None)]
+    assert found[1]["reason"] == "failed: it does not run"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["softmaxx"], "softmax"),
+        (["ccnet"], "pick ranks sequence mixers"),
+        (["--memory", "much"], "memory is 'much'"),
+        (["--dim", "64"], "give both or neither"),
+        (["--decode", "--train"], "ask twice"),
+        (["--device", "abacus"], "device is 'abacus'"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, arguments, says):
+    done = pick(tmp_path, *arguments)
+    assert done.exit_code == 2, done.output
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
