@@ -68,6 +68,8 @@ class _Routed:
         layer, rule = self.site.module, self.site.module.rule
 
         def fused(call: Call) -> tuple[Tensor, None]:
+            if call.bias is not added:  # the rule knows only its own
+                return call.mix(call.maps()), None
             return rule(call.q, call.k, call.v, pattern=pattern, scale=layer.scale), None
 
         require(
@@ -77,10 +79,12 @@ class _Routed:
         rows, columns = (torch.arange(each.shape[2], device=q.device) for each in (q, k))
         mask = None if pattern is None else pattern.block(rows, columns, batch=len(q), heads=q.shape[1])
         bias = rule.added(q, scale=layer.scale)
-        bias = None if bias is None else bias.block(rows, columns)
+        added = None if bias is None else bias.block(rows, columns)
+        if added is not None and added.ndim == 3:
+            added = added[None]
         call = Call(
             self.site, q, k, v, mask, q.shape[-1] ** -0.5 if layer.scale is None else layer.scale,
-            causal=False, fused=fused, bias=bias if bias is None or bias.ndim == 4 else bias[None],
+            causal=False, fused=fused, bias=added,
         )  # fmt: skip
         return self._attend(call)[0]
 

@@ -33,6 +33,8 @@ class Run:
         self.ids: Int[Tensor, "b m"] | None = None
         self.roles, self.generator = roles, generator
         self.call: Call | None = None
+        self.timestep: Any = None
+        self._stepped = False
         self._memory: dict[tuple[int, str], dict[str, Any]] = defaultdict(dict)
 
     @property
@@ -56,6 +58,12 @@ class Run:
         else:
             self.step += 1
         self.past, self.length, self.batch, self.real, self.ids = past, length, batch, real, ids
+
+    def advance(self, *, batch: int, length: int, timestep: Any = None) -> None:
+        """A pass of a model that refines one thing step by step (diffusion): what is kept, stays."""
+        self.step, self._stepped = (self.step + 1 if self._stepped else 0), True
+        self.past, self.length, self.batch, self.real, self.ids = 0, length, batch, None, None
+        self.timestep = timestep
 
     def memory(self, owner: object, site: Site | None = None) -> dict[str, Any]:
         """What `owner` (an edit, a lens) keeps about a site while a text is read and continued."""

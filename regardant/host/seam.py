@@ -54,7 +54,7 @@ class Seam:
     @classmethod
     def of(cls, model: nn.Module) -> Seam:
         """The seam that the model has now, or a new one."""
-        return model.__dict__.get(HELD) or cls(host_of(model))
+        return getattr(model, HELD, None) or cls(host_of(model))
 
     @property
     def model(self) -> nn.Module:
