@@ -16,7 +16,8 @@ and backward, with D the gradient of the state after the block, which flows from
 
 Only non-negative powers of λ are formed, so no decay is too strong for the arithmetic. What differs
 from the paper: a tile of many blocks is worked at once, and its states come from one product with the
-matrix λ^(c(i-j)) over blocks, because a step at a time is too little work to keep a processor busy.
+matrix λ^(c(i-j)) over blocks, because a step at a time is too little work to keep a processor busy; a short
+sequence is one block (`regardant.core.decayed_whole`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from regardant.core.decay_tiles import SMALLEST_LOG, Decay, carry, tiling
+from regardant.core.decayed_whole import WHOLE, decayed_whole
 from regardant.core.errors import require
 
 
@@ -47,9 +49,13 @@ def decayed_linear(
     """
     check_operands(q, k, v, log_decay, state)
     require(block >= 1, f"block is {block}, but a block holds at least one token")
+    learned = log_decay is not None and log_decay.requires_grad and torch.is_grad_enabled()
+    if state is None and not return_state and not learned and 0 < q.shape[2] <= WHOLE:
+        with torch.autocast(q.device.type, enabled=False):
+            return decayed_whole(q, k, v, log_decay)
     if state is None:
         state = q.new_zeros((), dtype=sum_dtype(q.dtype)).expand(*q.shape[:2], q.shape[3], v.shape[3])
-    if log_decay is not None and log_decay.requires_grad and torch.is_grad_enabled():
+    if learned:
         with torch.autocast(q.device.type, enabled=False):
             out, last = _forward_by_autograd(q, k, v, log_decay, state, block)
     else:
