@@ -95,9 +95,13 @@ class Edit:
             return frozenset()
         return frozenset(stage for stage in STAGES if getattr(type(self), stage) is not getattr(Edit, stage))
 
+    def acts(self, run: Run) -> bool:
+        """Whether this is one of its passes."""
+        return ("decoding" if run.decoding else "prompt") in self.passes
+
     def replaces(self, call: Call, run: Run) -> bool:
         """Whether `attend` is wanted for this call; the others go on as without it."""
-        return ("decoding" if run.decoding else "prompt") in self.passes
+        return self.acts(run)
 
     def qkv(self, q: Tensor, k: Tensor, v: Tensor, site: Site, run: Run) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [b, q_heads, m, d], keys and values [b, kv_heads, n, d], the cache's included."""

@@ -132,7 +132,7 @@ class Seam:
             heads = replacing[0].attend(call, site, run)
             self._count(replacing[0], "attend")
             self.calls[site.name, "replaced"] += 1
-        elif plan["logits"] or plan["weights"] or capped:
+        elif capped or any(actor.acts(run) for actor in (*plan["logits"], *plan["weights"])):
             heads, weights = self._written(call, plan, factor if capped else None)
             self.calls[site.name, "written"] += 1
         else:
@@ -154,11 +154,11 @@ class Seam:
         site, run = call.site, self.run
         run.call = call
         logits = call.logits() if factor is None else call.logits() * factor
-        for actor in plan["logits"]:
+        for actor in filter(lambda each: each.acts(run), plan["logits"]):
             logits = actor.logits(logits, site, run)
             self._count(actor, "logits")
         weights = call.weights(logits)
-        for actor in plan["weights"]:
+        for actor in filter(lambda each: each.acts(run), plan["weights"]):
             weights = actor.weights(weights, site, run)
             self._count(actor, "weights")
         run.call = None
