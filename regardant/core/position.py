@@ -61,12 +61,14 @@ class Rotary(Position):
         require(head_dim % 2 == 0, f"head_dim is {head_dim}, but rotary positions turn pairs: make it even")
         self.base, self.head_dim = base, head_dim
 
-    def turn(self, q_or_k, offset=0):
+    def turn(self, q_or_k, offset=0, *, stride: int = 1):
+        """The first stands at `offset`, each next one `stride` positions on."""
         half, n = self.head_dim // 2, q_or_k.shape[-2]
         # Angles in float32 at least: at position 10,000 bfloat16 is off by more than a turn.
         exact = torch.promote_types(q_or_k.dtype, torch.float32)
         rate = self.base ** (-torch.arange(half, device=q_or_k.device, dtype=exact) / half)
-        angle = torch.arange(offset, offset + n, device=q_or_k.device, dtype=exact)[:, None] * rate
+        place = offset + stride * torch.arange(n, device=q_or_k.device, dtype=exact)
+        angle = place[:, None] * rate
         cos, sin = angle.cos().to(q_or_k.dtype), angle.sin().to(q_or_k.dtype)
         first, second = q_or_k[..., :half], q_or_k[..., half:]
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -1,0 +1,154 @@
+"""Edits under which each block of queries of a prompt reads some blocks of keys, chosen by a score.
+
+What differs is the score; what is done with it is the same: of each row of blocks its own and the best,
+`density` of those it sees, and exact softmax over their keys. Besides the base here are three yardsticks:
+pooled queries and keys, the first block and the last ones, and the best that could be chosen.
+
+`choosers` says who chooses for a block of queries: "block", its own queries, which is sound where the prompt
+is all there (a loss measured on the prompt peeks, though, by up to a block), or "past", the queries of the
+block before. A prompt is what is read in one pass; the tokens after it read all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from regardant.core.block_map import (
+    block_map,
+    densest_blocks,
+    earlier_blocks,
+    places_of_blocks,
+    pooled_by_block,
+)
+from regardant.core.block_search import attend_gathered
+from regardant.core.errors import require, unknown
+from regardant.edit.language.causal_text import CausalText, put_rows, texts_of
+from regardant.edit.language.key_choice import KeyChoice
+from regardant.host.call import Call
+from regardant.host.run import Run
+from regardant.host.site import Site
+
+CHOOSERS = ("block", "past")
+
+
+@dataclass(kw_only=True)
+class BlockChoice(KeyChoice):
+    """`density` of the visible blocks of `block` keys, the own one among them. 1 reads all."""
+
+    passes: ClassVar[tuple[str, ...]] = ("prompt",)
+    exempt: ClassVar[dict[str, str]] = {
+        "cache": "acts on prompts, read in one pass; tokens behind a cache read all, as in the paper"
+    }
+
+    density: float = 0.5
+    block: int = 64
+
+    def __post_init__(self) -> None:
+        require(self.block >= 1, f"block is {self.block}, but a block holds at least 1 token")
+        require(
+            0 < self.density <= 1,
+            f"density is {self.density}, but it is a share of the visible blocks: above 0, up to 1",
+        )
+
+    def neutral(self) -> bool:
+        return self.density == 1
+
+    def replaces(self, call: Call, run: Run) -> bool:
+        return super().replaces(call, run) and call.past == 0
+
+    def wanted(self, call: Call, text: CausalText, site: Site) -> Float[Tensor, "b h t t"]:
+        """How much each block of queries wants each block of keys; what it does not see does not matter."""
+        raise TypeError(f"{type(self).__name__} does not score blocks")
+
+    def choose(self, scores: Float[Tensor, "b h t t"]) -> Bool[Tensor, "b h t t"]:
+        return densest_blocks(scores, self.density)
+
+    def chosen(
+        self, call: Call, site: Site, run: Run
+    ) -> Iterator[tuple[CausalText, Bool[Tensor, "b h t t"]]]:
+        """The texts of a prompt, and which blocks are read in each."""
+        for text in texts_of(call, run, self):
+            with torch.no_grad():
+                yield text, self.choose(self.wanted(call, text, site))
+
+    def attend(self, call: Call, site: Site, run: Run) -> Float[Tensor, "b h m e"]:
+        out = torch.zeros(*call.q.shape[:3], call.v.shape[-1], dtype=call.v.dtype, device=call.v.device)
+        for text, chosen in self.chosen(call, site, run):
+            at, sees = places_of_blocks(chosen, block=self.block, length=text.length)
+            part = attend_gathered(text.q, text.k, text.v, at, sees, scale=text.scale)
+            put_rows(out, text, part)
+        return out
+
+    @classmethod
+    def neutral_settings(cls) -> dict[str, Any]:
+        return cls.examples()[0] | dict(density=1.0)
+
+
+def asked_by(x: Float[Tensor, "b h t d"], choosers: str) -> Float[Tensor, "b h t d"]:
+    """Pooled queries, each at the block that it chooses for. With "past" nobody chooses for the first."""
+    if choosers not in CHOOSERS:
+        raise unknown("choosers", choosers, CHOOSERS)
+    return x if choosers == "block" else torch.cat([torch.zeros_like(x[:, :, :1]), x[:, :, :-1]], dim=2)
+
+
+@dataclass(kw_only=True)
+class MeanPooledBlocks(BlockChoice):
+    """Blocks by the product of the mean query and the mean key, nothing trained.
+
+    The means are of what the attention multiplies, positions turned in.
+    """
+
+    choosers: Literal["block", "past"] = "block"
+
+    def wanted(self, call, text, site):
+        q = asked_by(pooled_by_block(text.q, self.block, "mean"), self.choosers)
+        k = pooled_by_block(text.k, self.block, "mean").repeat_interleave(site.group, dim=1)
+        return q @ k.mT
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        small = dict(density=0.4, block=4, choosers="past")
+        return [small, small | dict(layers=[0, -1])]
+
+
+@dataclass(kw_only=True)
+class SinkAndWindowBlocks(BlockChoice):
+    """The first block, and the last ones."""
+
+    def wanted(self, call, text, site):
+        count = -(-text.length // self.block)
+        scores = torch.arange(count, dtype=text.q.dtype, device=text.q.device)
+        scores = scores.index_fill(0, torch.zeros(1, dtype=torch.long, device=scores.device), count)
+        return scores.expand(*text.q.shape[:2], count, count)
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        return [dict(density=0.4, block=4)]
+
+
+@dataclass(kw_only=True)
+class OracleBlocks(BlockChoice):
+    """The blocks that hold most of the attention: no choice of as many captures more. All of it is computed
+    to find them, and the queries choose for themselves."""
+
+    def wanted(self, call, text, site):
+        return block_map(text.q, text.k, block=self.block, scale=text.scale, of="mass")
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        return [dict(density=0.4, block=4)]
+
+
+def captured(
+    call: Call, text: CausalText, chosen: Bool[Tensor, "b h t t"], block: int
+) -> Float[Tensor, "b h"]:
+    """The share of the full attention that the chosen blocks hold, a row's mean."""
+    mass = block_map(text.q, text.k, block=block, scale=text.scale, of="mass")
+    seen = earlier_blocks(mass.shape[-1], mass.device) & chosen
+    return (mass * seen).sum((-1, -2)) / text.length
