@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from regardant.core.errors import require
@@ -14,7 +14,7 @@ from regardant.host.call import Call
 from regardant.host.run import Run
 from regardant.host.site import Site
 
-STAGES = ("qkv", "factor", "logits", "weights", "heads", "residual", "scores", "attend")
+STAGES = ("qkv", "factor", "logits", "weights", "heads", "residual", "keep", "inject", "scores", "attend")
 
 
 @dataclass(kw_only=True)
@@ -125,6 +125,15 @@ class Edit:
     def residual(self, stream: Float[Tensor, "b m c"], site: Site, run: Run) -> Float[Tensor, "b m c"]:
         """The residual stream as it leaves the site's block."""
         return stream
+
+    def keep(self, stream: Float[Tensor, "b m c"], site: Site, run: Run) -> Int[Tensor, "b k"] | None:
+        """Which tokens go on behind the site's block; None: all. The others come back behind the last block
+        as they were here."""
+        return None
+
+    def inject(self, stream: Float[Tensor, "b m c"], site: Site, run: Run) -> Float[Tensor, "b j c"] | None:
+        """States that stand before all tokens in the blocks behind the site's, visible to all; None: none."""
+        return None
 
     def scores(self, scores: Float[Tensor, "b vocabulary"], run: Run) -> Float[Tensor, "b vocabulary"]:
         """The logits of the next token."""

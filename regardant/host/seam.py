@@ -23,11 +23,15 @@ from regardant.host.restoration import Restoration
 from regardant.host.roles import Roles
 from regardant.host.run import Run
 from regardant.host.site import Site
+from regardant.host.token_flow import TokenFlow
 
 HELD = "_regardant"
 """The attribute of a model that holds its seam, while there is one."""
 LAST_ROWS = 16
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+FLOW = ("keep", "inject")
 
 
 class Actor(Protocol):
@@ -104,11 +108,24 @@ class Seam:
                     "edited",
                 )
                 self._handles.append(site.block.register_forward_hook(self._residual(site, plan["residual"])))
+        self._handles += self._token_flows()
         scoring = [
             actor for actor in self.actors if any("scores" in actor.stages(s) for s in self.host.sites)
         ]
         if scoring:
             self._handles.append(self.model.register_forward_hook(self._scores(scoring)))
+
+    def _token_flows(self) -> list[TokenFlow]:
+        """For every stack in which somebody drops or adds tokens, what makes its blocks agree on it."""
+        acting: dict[str, dict[int, list[tuple[Actor, Site, str]]]] = {}
+        for site in self.host.sites:
+            found = [(actor, site, stage) for stage in FLOW for actor in self._plan[site.name][stage]]
+            if found:
+                acting.setdefault(site.stack, {}).setdefault(site.layer, []).extend(found)
+        return [
+            TokenFlow(_blocks(self.model, self.host.sites, stack), by_layer, self.run, self._count)
+            for stack, by_layer in acting.items()
+        ]
 
     def _attend(self, call: Call) -> tuple[Tensor, Tensor | None]:
         site, run, plan = call.site, self.run, self._plan[call.site.name]
@@ -210,3 +227,17 @@ class Seam:
 
     def _count(self, actor: Actor, stage: str) -> None:
         self.fired[id(actor)][stage] += 1
+
+
+def _blocks(model: nn.Module, sites: Sequence[Site], stack: str) -> list[nn.Module]:
+    """All blocks of a stack in order, those without attention as well."""
+    site = next(site for site in sites if site.stack == stack and not site.cross)
+    for around in model.modules():
+        if isinstance(around, nn.ModuleList) and any(block is site.block for block in around):
+            own = {id(each.block) for each in sites if each.stack == stack}
+            require(
+                own <= {id(block) for block in around},
+                f"the blocks of {stack} are not in one list, so tokens cannot be dropped between them",
+            )
+            return list(around)
+    raise ValueError(f"{site} has no block in a list of blocks, so tokens cannot be dropped behind it")

@@ -184,7 +184,7 @@ def test_attention_that_does_more_is_found_out(llama):
 
     host._implementation = with_more
     try:
-        with pytest.raises(ValueError, match="LlamaAttention at .* computes more than softmax"):
+        with pytest.raises(ValueError, match=r"LlamaAttention at .* computes more than softmax"):
             scores(model, family.inputs(), Sharper())
     finally:
         host._implementation = original
