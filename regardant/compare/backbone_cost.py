@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from regardant.atlas import catalog
-from regardant.backbone.kit.backbone import Backbone
+from regardant.backbone.kit.named import NamedNetwork
 from regardant.compare.clock import clock
 from regardant.core.errors import require
 from regardant.core.operations import flops
@@ -28,7 +28,7 @@ def is_backbone(name: str) -> bool:
     """Whether this name (or `module:Class`) is a backbone on images, or a variant of one."""
     if ":" in name or catalog.system(name).kind != "backbone":
         return False
-    return issubclass(catalog.resolve(name), Backbone)
+    return issubclass(catalog.resolve(name), NamedNetwork)
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,13 @@ def counted(backbone: str | nn.Module, *, size: int = 224, **config: Any) -> Cou
     if isinstance(backbone, str):
         with torch.device("meta"):
             backbone = catalog.create(backbone, **config)
-    network = deepcopy(backbone).to("meta").eval()
-    image = torch.empty(1, network.image_channels, size, size, device="meta")
+    shapes = next(backbone.parameters()).is_meta
+    network = backbone if shapes else deepcopy(backbone).to("meta")
+    training, image = network.training, torch.empty(1, network.image_channels, size, size, device="meta")
+    network.eval()
     with torch.no_grad():
         operations = flops(lambda: network(image))
+    network.train(training)
     return Counted(sum(each.numel() for each in network.parameters()), operations // 2, size)
 
 
@@ -76,7 +79,7 @@ def measure(
         progress(name)
         with torch.device("meta"):
             network = catalog.create(name)
-        taken = [size for size in sorted(set(sizes)) if size >= max(network.strides)]
+        taken = [size for size in sorted(set(sizes)) if size >= max(getattr(network, "strides", (1,)))]
         counts = {size: counted(network, size=size) for size in taken}
         times = _times(name, taken, budget, device, seed) if timed and taken else {}
         found += [

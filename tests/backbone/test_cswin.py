@@ -16,15 +16,17 @@ RELEASED = {
     "cswin_large": 173_262_664,
 }
 """Parameters of the released models, to the last one. The paper prints 23M, 35M, 78M and 173M."""
-PAPER = {"cswin_tiny": 4.3e9, "cswin_small": 6.9e9, "cswin_base": 15.0e9}
+PAPER = {"cswin_tiny": 4.3e9}
+"""Multiply-adds. Of the others, 6.80G, 14.96G and 33.1G where the paper prints 6.9G, 15.0G and 31.5G."""
 
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_counts_are_those_of_the_released_models(name):
-    found = counted(name)
-    assert found.parameters == RELEASED[name]
+    with torch.device("meta"):
+        made = CSWin(**CSWin.variant(name))
+    assert sum(each.numel() for each in made.parameters()) == RELEASED[name]
     if name in PAPER:
-        assert found.multiply_adds == pytest.approx(PAPER[name], rel=0.015)
+        assert counted(made).multiply_adds == pytest.approx(PAPER[name], rel=0.01)
 
 
 def seen(layer, at, size):

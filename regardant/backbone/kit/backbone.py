@@ -8,25 +8,22 @@ how the released weights are called here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from regardant.backbone.kit.field import Field, field_of
-from regardant.backbone.kit.official import Rule, translate
-from regardant.backbone.kit.reparameterized import fuse
+from regardant.backbone.kit.named import NamedNetwork
 from regardant.backbone.kit.residual import call
 from regardant.core.checks import under_autocast
-from regardant.core.errors import require, unknown
-from regardant.core.network import Example, Network
+from regardant.core.errors import require
+from regardant.core.network import Example
 from regardant.core.record import Record
 
-FIRST_DIFFERENCES = 5
 
-
-class Backbone(Network):
+class Backbone(NamedNetwork):
     """Base of the backbones.
 
     `strides` and `channels` are those of the maps that `features_only=True` gives, one a stage, [b, c, h, w].
@@ -34,12 +31,8 @@ class Backbone(Network):
     largest stride.
     """
 
-    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """The paper's models: name → the arguments of the constructor."""
     small: ClassVar[Sequence[Mapping[str, Any]]] = ()
     """Configurations that are small enough to be tried in tests, and cover the options."""
-    official: ClassVar[Sequence[Rule]] = ()
-    """From the released weights' names to ours, for `load_official`."""
 
     def __init__(
         self, *, strides: Sequence[int], channels: Sequence[int], features_only: bool, image_channels: int,
@@ -57,13 +50,6 @@ class Backbone(Network):
         self.stem: nn.Module = nn.Identity()
         self.stages: Sequence[nn.Module] = nn.ModuleList()
         self.head: nn.Module = nn.Identity()
-
-    @classmethod
-    def variant(cls, name: str) -> dict[str, Any]:
-        """The arguments of the constructor for one of the paper's models."""
-        if name not in cls.variants:
-            raise unknown(f"variant of {cls.__name__}", name, cls.variants)
-        return dict(cls.variants[name])
 
     def forward(
         self, images: Float[Tensor, "b k h w"], *, record: Record | None = None
@@ -129,44 +115,5 @@ class Backbone(Network):
                     images = torch.randn(size, generator=generator, dtype=torch.float64)
                     yield Example({**config, "features_only": features_only}, (images,))
 
-    def fuse(self) -> Self:
-        """Convolutions with the batch norms behind them, and their parallel branches, become one each.
-
-        For inference, in place: the outputs stay, the number of parameters shrinks.
-        """
-        require(not self.training, "the backbone is in training mode, but only .eval() can be fused")
-        fuse(self)
-        return self
-
-    @torch.no_grad()
-    def load_official(self, state: Mapping[str, Tensor]) -> Self:
-        """Take over released weights; raises where they are of another variant."""
-        require(
-            len(self.official) > 0, f"{type(self).__name__} knows no names of released weights to load by"
-        )
-        own, given = self.state_dict(), translate(state, self.official)
-        if self.features_only:
-            given = {name: value for name, value in given.items() if not name.startswith("head.")}
-        differences = []
-        for name in [*own, *(name for name in given if name not in own)]:
-            if name not in given:
-                if not name.endswith("num_batches_tracked"):
-                    differences.append(f"{name} is missing there")
-            elif name not in own:
-                differences.append(f"{name} is unknown here")
-            elif _squeezed(own[name]) != _squeezed(given[name]):
-                shapes = tuple(given[name].shape), tuple(own[name].shape)
-                differences.append(f"{name} is {shapes[0]} there and {shapes[1]} here")
-        first = "; ".join(differences[:FIRST_DIFFERENCES])
-        require(
-            not differences,
-            f"the checkpoint is of another variant, {len(differences)} of its keys or shapes differ: {first}",
-        )
-        for name, value in given.items():
-            own[name].copy_(value.reshape(own[name].shape))
-        return self
-
-
-def _squeezed(value: Tensor) -> tuple[int, ...]:
-    """A shape without axes of length one: a 1×1 convolution has the shape of a linear layer."""
-    return tuple(side for side in value.shape if side != 1)
+    def wanted(self, name):
+        return not (self.features_only and name.startswith("head."))
