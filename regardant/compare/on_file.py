@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from regardant.compare.bench import machine_of
 from regardant.compare.findings import PLAN, Findings
 from regardant.compare.front import Quality
 from regardant.compare.journal import Journal
-from regardant.compare.machine import machine, versions
+from regardant.compare.machine import versions
 from regardant.compare.measurement import Measurement
 from regardant.compare.workload import Setting, settle
 
@@ -103,13 +104,10 @@ def _is_current(each: Measurement, setting: Setting) -> bool:
 
 
 def _add_comparison(found: OnFile, findings: Findings, setting: Setting) -> None:
-    plan, here = findings.plan, versions()["torch"]
+    plan, here = findings.plan, (machine_of(setting.device), versions()["torch"])
     # Comparisons run everything causal.
     fits = (plan.dim, plan.heads, True) == (setting.dim, setting.heads, setting.causal)
-    known = all(
-        (origin.machine, origin.versions.get("torch")) == (machine(setting.device), here)
-        for origin in findings.origins
-    )
+    known = all((origin.machine, origin.versions.get("torch")) == here for origin in findings.origins)
     if fits and known and findings.costs:
         for cost in findings.costs:
             found.add(cost.system, cost.phase, "seconds", cost.length, cost.best)

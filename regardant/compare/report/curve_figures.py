@@ -25,7 +25,7 @@ def learning(findings: Findings, looks: Looks) -> Panel:
         })  # fmt: skip
         name = f"learning-{task.name}"
         if not drawn:
-            figures.append(Figure(name, task.title, empty="No learning curve is on file."))
+            figures.append(Figure(name, capitalized(task.title), empty="No learning curve is on file."))
             continue
         traces, xs, ys = [], [], []
         for system, seeds in drawn.items():
@@ -44,7 +44,7 @@ def learning(findings: Findings, looks: Looks) -> Panel:
             f"{task.steps:,} steps of {task.batch} × {task.length} tokens; every model has "
             f"{task.parameters:,} parameters, to 2 %."
         )
-        figures.append(Figure(name, task.title, caption, traces, layout, height=380))
+        figures.append(Figure(name, capitalized(task.title), caption, traces, layout, height=380))
     lead = "The same recipe, the same tokens, the same number of parameters. Thin lines are single seeds."
     return figure.panel("Learning", lead, figures, "No model was trained in this comparison.")
 
@@ -100,7 +100,14 @@ def _over(findings: Findings, looks: Looks, over: str, title: str) -> list[Figur
             "shapes": shapes,
         }
         figures.append(
-            Figure(f"{over}-{task.name}", task.title, traces=traces, layout=layout, labels=labels, height=400)
+            Figure(
+                f"{over}-{task.name}",
+                capitalized(task.title),
+                traces=traces,
+                layout=layout,
+                labels=labels,
+                height=400,
+            )
         )
     return figures
 

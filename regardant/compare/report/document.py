@@ -38,10 +38,10 @@ def render(findings: Findings) -> str:
         ]),
     ]  # fmt: skip
     front = against_cost(findings, look)
-    maps, maps_left_out = map_figures.maps(findings, look)
+    maps, maps_left_out = map_figures.maps(findings)
     panels = [front, *(panel for _, _, own in sections for panel in own)]
     figures = [figure for panel in panels for figure in panel.figures]
-    figures += [figure for own in maps.values() for figure in own]
+    figures += [figure for heads in maps.values() for own in heads.values() for figure in own]
     template = _environment().get_template("report.html")
     return template.render(
         findings=findings,
@@ -54,8 +54,8 @@ def render(findings: Findings) -> str:
         sections=sections,
         tabs=[("overview", "Overview"), *((name, title) for name, title, _ in sections), *LAST_TABS],
         maps=maps,
+        map_groups=[(task, list(heads)) for task, heads in maps.items()],
         maps_left_out=maps_left_out,
-        map_input=map_figures.same_input(findings.maps),
         cards=systems.cards(findings.plan.systems),
         parts={system.name: list(system.parts) for system in findings.plan.systems},
         setting=method.setting(findings),

@@ -32,8 +32,9 @@ class Label:
 
 @dataclass(frozen=True)
 class Figure:
-    """What is drawn, what it is called and what one must know to read it. `choice` is its name among figures
-    that are shown one at a time; where `empty` says why there is nothing to draw, there are no traces."""
+    """What is drawn, what it is called and what one must know to read it. `choice` is its name among the
+    figures of its `group` that are shown one at a time; where `empty` says why there is nothing to draw,
+    there are no traces."""
 
     name: str
     title: str
@@ -45,6 +46,7 @@ class Figure:
     """Where labels stand: at the `end` of lines, in the right margin, or `beside` their points."""
     height: int = 400
     choice: str = ""
+    group: str = ""
     empty: str = ""
 
     def drawn(self) -> dict[str, Any]:
@@ -67,6 +69,14 @@ class Panel:
     figures: Sequence[Figure]
     choose: bool = False
     columns: int = 2
+
+    @property
+    def groups(self) -> list[tuple[str, list[str]]]:
+        """The names to choose among, by group, in their order."""
+        found: dict[str, list[str]] = {}
+        for each in self.figures:
+            found.setdefault(each.group, []).append(each.choice)
+        return list(found.items())
 
 
 def rounded(value: float | str | None) -> float | str | None:

@@ -10,7 +10,7 @@ from regardant.compare.report import figure
 from regardant.compare.report.compared import band, common_length, times_at
 from regardant.compare.report.figure import Figure, Label, Panel
 from regardant.compare.report.look import Look
-from regardant.compare.report.wording import measure_of, spelled
+from regardant.compare.report.wording import capitalized, measure_of, spelled
 from regardant.compare.standing import Standing
 
 COSTS = (("forward", "forward", 1e3, "ms"), ("decode", "decoding", 1e6, "µs"))
@@ -21,6 +21,8 @@ LEAD = (
     "beaten: another system is better in one and no worse in the other. Differences inside the spread, or "
     "below 5 % of the time, are ties."
 )
+
+ONE_SEED = "From one seed there is no spread: all tie in quality, and only time tells them apart."
 
 
 def against_cost(findings: Findings, looks: Mapping[str, Look]) -> Panel:
@@ -68,9 +70,11 @@ def _against(
         "yaxis": figure.linear(measure_of(task), heights, room=0.1),
     }
     return Figure(
-        f"front-{task.name}-{phase}", f"{task.title} against time, {named}", traces=traces, layout=layout,
+        f"front-{task.name}-{phase}", f"{capitalized(task.title)} against time, {named}",
+        caption=ONE_SEED if all(each.spread is None for each in standings.values()) else "",
+        traces=traces, layout=layout,
         labels=[Label(system, cost, standings[system].mean, system) for system, cost in costs.items()],
-        placing="beside", height=480, choice=f"{task.name} · {named}",
+        placing="beside", height=480, choice=named, group=task.name,
     )  # fmt: skip
 
 

@@ -73,12 +73,22 @@ def table(findings: Findings) -> Table:
 
 
 def _notes(findings: Findings) -> list[str]:
-    probed = sorted({f"{run.system} ({run.task}): {run.probe}" for run in findings.runs if run.probe})
-    if not probed:
-        return []
-    return [
-        f"Better than can be expected, and therefore put through the causality probe: {'; '.join(probed)}."
+    notes = []
+    there = {(cost.system, cost.phase, cost.length) for cost in findings.costs}
+    planned = [
+        (name, phase, length) in there
+        for name in findings.names
+        for phase in ("forward", "backward")
+        for length in findings.plan.lengths
     ]
+    if not all(planned):
+        gone = f"{planned.count(False)} of {len(planned)} times of calls are still to be measured"
+        notes.append(f"This comparison is not finished: {gone}. The same command again goes on with it.")
+    probed = sorted({f"{run.system} ({run.task}): {run.probe}" for run in findings.runs if run.probe})
+    if probed:
+        said = "; ".join(probed)
+        notes.append(f"Better than can be expected, and so put through the causality probe: {said}.")
+    return notes
 
 
 def _qualities(findings: Findings) -> list[tuple[Column, Cells]]:
@@ -163,7 +173,8 @@ def _growth(findings: Findings) -> list[tuple[Column, Cells]]:
     }
     crossings = {}
     for each in findings.crossovers():
-        if each.phase != "forward":
+        if each.phase != "forward" or (each.length is None and each.system not in exponents):
+            # From a single length nothing is known about any other.
             continue
         if each.length is None:
             why = "the lines do not cross, or too far out to be believed"

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from regardant.compare.findings import AttentionMap, Findings
 from regardant.compare.report.figure import Figure
-from regardant.compare.report.look import Look
 
 ROOM = 700_000
 """Numbers that maps may take of the page's size, in characters; what is more is left out and said."""
 
 
-def maps(findings: Findings, looks: Mapping[str, Look]) -> tuple[dict[str, list[Figure]], str]:
-    """By task, layer and head the map of each system; and what was left out, in a sentence."""
+def maps(findings: Findings) -> tuple[dict[str, dict[str, list[Figure]]], str]:
+    """By task, and by layer and head ("L2 H1"), the map of each system; what was left out, in a sentence."""
     groups: dict[tuple[str, int, int], list[AttentionMap]] = {}
     order = {name: place for place, name in enumerate(findings.names)}
+    tasks = [task.name for task in findings.plan.tasks]
     for each in sorted(
-        findings.maps, key=lambda each: (each.task, -each.layer, each.head, order[each.system])
+        findings.maps, key=lambda each: (tasks.index(each.task), -each.layer, each.head, order[each.system])
     ):
         groups.setdefault((each.task, each.layer, each.head), []).append(each)
-    found, spent, left = {}, 0, 0
+    found: dict[str, dict[str, list[Figure]]] = {}
+    spent = left = 0
     for (task, layer, head), own in groups.items():
         size = sum(5 * len(each.matrix) ** 2 for each in own)
         if found and spent + size > ROOM:
             left += 1
             continue
         spent += size
-        found[f"{task} · layer {layer + 1}, head {head + 1}"] = [
+        found.setdefault(task, {})[f"L{layer + 1} H{head + 1}"] = [
             _map(each, f"map-{task}-{layer}-{head}-{order[each.system]}") for each in own
         ]
     heads = "head was" if left == 1 else "heads were"
@@ -63,9 +62,3 @@ def _short(value: float) -> float:
 
 def _visible(token: str) -> str:
     return {"\n": "⏎", " ": "␣", "\t": "⇥"}.get(token, token)
-
-
-def same_input(maps: Sequence[AttentionMap]) -> str:
-    """The tokens of the input, as they are read."""
-    tokens = maps[0].tokens if maps else ()
-    return ("" if all(len(token) == 1 for token in tokens) else " ").join(map(_visible, tokens))

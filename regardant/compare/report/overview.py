@@ -67,7 +67,8 @@ def _front(findings: Findings) -> str:
     ]
     beaten = beaten_by([each for each in contenders if each.quality])
     ahead = [name for name, superiors in beaten.items() if not superiors]
-    if len(beaten) < 2:
+    told_apart = any(own.spread is not None for each in contenders for own in each.quality.values())
+    if len(beaten) < 2 or not told_apart:
         return ""
     verb = "is beaten" if len(ahead) == 1 else "are beaten"
     return (

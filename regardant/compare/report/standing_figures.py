@@ -9,7 +9,7 @@ from regardant.compare.report import figure
 from regardant.compare.report.compared import band
 from regardant.compare.report.figure import Figure, Panel
 from regardant.compare.report.look import Look
-from regardant.compare.report.wording import level_with, measure_of, sentence, spelled
+from regardant.compare.report.wording import capitalized, level_with, measure_of, sentence, spelled
 from regardant.compare.standing import Standing
 
 LEAD = (
@@ -28,7 +28,7 @@ def standings(findings: Findings, looks: Mapping[str, Look]) -> Panel:
 def _standing(findings: Findings, looks: Mapping[str, Look], task: TaskPlan) -> Figure:
     name, found = f"standing-{task.name}", findings.standings(task.name)
     if not found:
-        return Figure(name, task.title, empty="No model was trained on it to the end.")
+        return Figure(name, capitalized(task.title), empty="No model was trained on it to the end.")
     traces = []
     for each in found:
         look = looks[each.system]
@@ -60,7 +60,7 @@ def _standing(findings: Findings, looks: Mapping[str, Look], task: TaskPlan) -> 
         "shapes": shapes,
     }  # fmt: skip
     caption = f"{sentence(task.about)} {_seeds(found)}"
-    return Figure(name, task.title, caption, traces, layout, height=110 + 30 * len(found))
+    return Figure(name, capitalized(task.title), caption, traces, layout, height=110 + 30 * len(found))
 
 
 def _seeds(found: Sequence[Standing]) -> str:

@@ -47,7 +47,7 @@
       made.colorscale = [[0, ink["map-low"]], [0.25, ink["map-middle"]], [1, ink["map-high"]]];
     }
     if (role === "diverging") {
-      made.colorscale = [[0, ink["map-negative"]], [0.5, ink["map-low"]], [1, ink["map-high"]]];
+      made.colorscale = [[0, ink["map-negative"]], [0.5, ink["map-low"]], [0.625, ink["map-middle"]], [1, ink["map-high"]]];
     }
     if (!name) return made;
     const colour = colourOf(name);
@@ -170,7 +170,7 @@
     const narrow = width < NARROW;
     const names = figure.layout.yaxis.categoryarray;
     const height = square ? width : names ? figure.height * (narrow ? 1.15 : 1) : narrow ? 0.85 * figure.height : figure.height;
-    element.style.minHeight = `${height}px`;
+    if (!square) element.style.minHeight = `${height}px`;
     const room = figure.placing === "end" && figure.labels.length && !narrow
       ? Math.min(0.36 * width, 18 + Math.max(...figure.labels.map(({ text }) => widthOf(text, 12)))) : 14;
     const margin = square ? figure.layout.margin : { l: 62, r: room, t: 16, b: 52 };
@@ -240,7 +240,7 @@
   const tabs = all("[role=tab]");
   const sections = all("main > section");
   function open(fragment) {
-    const target = fragment && document.getElementById(fragment);
+    const target = fragment ? document.getElementById(fragment) : null;
     const section = target?.closest("main > section") ?? sections[0];
     sections.forEach((each) => { each.hidden = each !== section; });
     tabs.forEach((tab) => {
