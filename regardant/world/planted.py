@@ -27,6 +27,7 @@ PAIRS = HEAD_DIM // 2
 QUICK, SLOW = 6, PAIRS // 2
 """Pairs that turn, and the first pair of those that do not."""
 CORNER = 16
+"""Channels at least that nothing reads."""
 SURE = 40.0
 """The logit of a key that is meant; a token that is not meant has 0, the first token half of this."""
 
@@ -52,7 +53,7 @@ class Stream:
 
     @property
     def width(self) -> int:
-        return 3 * self.vocabulary + 1 + CORNER
+        return -(-(3 * self.vocabulary + 1 + CORNER) // 16) * 16
 
     @property
     def corner(self) -> slice:
@@ -114,8 +115,8 @@ def planted_induction(
 
 
 def planted_feature(
-    *, vocabulary: int = 24, layers: int = 4, heads: int = 4, kv_heads: int = 2, moving: tuple[int, int] = (2, 1),
-    generator: torch.Generator | None = None,
+    *, vocabulary: int = 24, layers: int = 4, heads: int = 4, kv_heads: int = 2,
+    moving: tuple[int, int] = (2, 1), generator: torch.Generator | None = None,
 ) -> LlamaForCausalLM:  # fmt: skip
     """Tokens 1 and 2 are a feature of the text: head `moving` finds the one that is there, from anywhere, and
     writes it along one direction, +1 or -1 at `said(1)`. Before that layer no later token knows of it."""
@@ -170,7 +171,9 @@ def _idle(
             keys[:, FIRST] = 0
             keys[:, FIRST, stream.token(0)] = 1.0
             queries[:, FIRST, stream.constant] = 2 * scale
-            attention.o_proj.weight[stream.corner] = draw(CORNER, heads * HEAD_DIM)
+            attention.o_proj.weight[stream.corner] = draw(
+                stream.width - stream.constant - 1, heads * HEAD_DIM
+            )
     return model
 
 
