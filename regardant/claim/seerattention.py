@@ -1,5 +1,5 @@
-"""Do gates that a model's own attention taught choose blocks better than pooled products, and these better than
-the first block and the last?
+"""Do gates that a model's own attention taught choose blocks better than pooled products, and these better
+than the first block and the last?
 
 SmolLM2-135M on the standard library's code: gates learn from some modules, and prompts of others are read
 with half and with a quarter of the blocks. The queries of the block before choose (`choosers="past"`), so
@@ -163,8 +163,8 @@ def claim(context: Context) -> Outcome:
             share = f"at {density:.0%}"
             criteria += [
                 quality(
-                    f"{share}, taught gates {word} than pooled products", of["seerattention"] - of["mean-pooled"],
-                    at_least=0.0,
+                    f"{share}, taught gates {word} than pooled products",
+                    of["seerattention"] - of["mean-pooled"], at_least=0.0,
                 ),
                 quality(
                     f"{share}, pooled products {word} than sink and window",
@@ -185,9 +185,10 @@ def claim(context: Context) -> Outcome:
     gates = drawn_gates(0)
     share = gates.overhead(LENGTH) / (LENGTH * (LENGTH + 1) / 2 * gates.head_dim * 2)
     return Outcome(
-        setting=f"SmolLM2-135M-Instruct, all 30 layers, blocks of {BLOCK}; {TEXTS} modules of the standard library, "
-        f"{LENGTH} tokens each; gates taught on {WINDOWS} windows of other modules, {STEPS} steps of {BATCH}, "
-        "choosing by the queries of the block before; the paper: 8B models, blocks of 64, half a billion tokens",
+        setting=f"SmolLM2-135M-Instruct, all 30 layers, blocks of {BLOCK}; {TEXTS} modules of the standard "
+        f"library, {LENGTH} tokens each; gates taught on {WINDOWS} windows of other modules, {STEPS} steps "
+        f"of {BATCH}, choosing by the queries of the block before; the paper: 8B models, blocks of 64, half a "
+        "billion tokens",
         figures=figures,
         criteria=[
             *criteria,
@@ -199,7 +200,7 @@ def claim(context: Context) -> Outcome:
         ],
         notes=[
             f"All blocks: {plain['loss']:.3f} nats a token.",
-            f"A head's gate takes {gates.overhead(LENGTH):,} multiply-adds at {LENGTH} tokens, {share:.1%} of "
-            "causal attention's.",
+            f"A head's gate takes {gates.overhead(LENGTH):,} multiply-adds at {LENGTH} tokens, {share:.1%} "
+            "of causal attention's.",
         ],
     )  # fmt: skip

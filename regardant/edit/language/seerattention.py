@@ -174,7 +174,7 @@ class SeerAttention(BlockChoice):
     above it. `block` and the choosers are the gates'.
     """
 
-    families = ("llama", "qwen2", "mistral")
+    families = ("llama", "qwen2")
 
     gates: SeerGates
     threshold: float | None = None
