@@ -6,7 +6,6 @@ the settings that change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -261,16 +260,3 @@ def errors(asked: Edits) -> str:
         else:
             raise Broken(f"{wrong} is not refused")
     return "what is not there is refused in a sentence"
-
-
-def homes(maker: type) -> Iterator[str]:
-    """The architectures on which an edit's first example runs and fires: for the table in the docs."""
-    for family in FAMILIES.values():
-        try:
-            edit = maker(**maker.examples()[0])
-            model = family.make()
-            with torch.no_grad(), apply(model, edit):
-                model(**family.inputs(length=LENGTH))
-        except ValueError:
-            continue
-        yield family.name

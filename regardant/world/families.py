@@ -33,7 +33,7 @@ _BAMBA = _GROUPED | dict(
     mamba_n_heads=8, mamba_d_head=16, mamba_d_state=16, mamba_n_groups=1, mamba_chunk_size=16,
     attn_layer_indices=[1, 3],
 )  # fmt: skip
-_VISION = _SIZES | dict(num_hidden_layers=3, image_size=32, patch_size=8)
+_VISION = _SIZES | dict(num_hidden_layers=4, image_size=32, patch_size=8)
 _SWIN = dict(image_size=32, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4)
 _SHORT = _TEXT | dict(max_position_embeddings=64)
 _CLIP = dict(
@@ -41,16 +41,16 @@ _CLIP = dict(
     projection_dim=32,
 )  # fmt: skip
 _SIGLIP = dict(text_config=_SHORT, vision_config=_VISION)
-_T5 = _IDS | dict(d_model=64, d_kv=16, d_ff=96, num_layers=3, num_heads=4, decoder_start_token_id=0)
+_T5 = _IDS | dict(d_model=64, d_kv=16, d_ff=96, num_layers=4, num_heads=4, decoder_start_token_id=0)
 _TWO_SIDED = _IDS | dict(
     d_model=64, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=96, decoder_ffn_dim=96,
 )  # fmt: skip
 _BART = _TWO_SIDED | dict(
-    encoder_layers=3, decoder_layers=3, max_position_embeddings=128, decoder_start_token_id=2,
+    encoder_layers=4, decoder_layers=4, max_position_embeddings=128, decoder_start_token_id=2,
     forced_eos_token_id=None,
 )  # fmt: skip
 _WHISPER = _TWO_SIDED | dict(
-    encoder_layers=2, decoder_layers=2, num_mel_bins=8, max_source_positions=20, max_target_positions=64,
+    encoder_layers=4, decoder_layers=4, num_mel_bins=8, max_source_positions=20, max_target_positions=64,
     decoder_start_token_id=3, suppress_tokens=None, begin_suppress_tokens=None,
 )  # fmt: skip
 _LLAVA = dict(
