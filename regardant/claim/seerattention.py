@@ -187,8 +187,8 @@ def claim(context: Context) -> Outcome:
     return Outcome(
         setting=f"SmolLM2-135M-Instruct, all 30 layers, blocks of {BLOCK}; {TEXTS} modules of the standard "
         f"library, {LENGTH} tokens each; gates taught on {WINDOWS} windows of other modules, {STEPS} steps "
-        f"of {BATCH}, choosing by the queries of the block before; the paper: 8B models, blocks of 64, half a "
-        "billion tokens",
+        f"of {BATCH}, choosing by the queries of the block before; the paper: 8B models, blocks of 64, half "
+        "a billion tokens",
         figures=figures,
         criteria=[
             *criteria,
