@@ -101,8 +101,10 @@ Survey = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def outline(asked: Asked, systems: tuple[System, ...], *, device: str, slots: int) -> Outline:
-    size = size_for(asked.budget, slots, device).asked(dim=asked.dim, heads=asked.heads, layers=asked.layers)
     tasks = choose_trials(kind_of(systems), asked.tasks)
+    models = len(systems) * (2 if asked.tasks is None else len(tasks)) * (asked.seeds or 2)
+    size = size_for(asked.budget, slots, device, models=models)
+    size = size.asked(dim=asked.dim, heads=asked.heads, layers=asked.layers)
     return Outline(asked, systems, device, slots, size, tuple(tasks))
 
 

@@ -15,7 +15,7 @@ ACCELERATOR = 24
 class Size:
     level: str
     from_seconds: float
-    """Of one core."""
+    """Of one core, for each model that is trained."""
     dim: int
     heads: int
     layers: int
@@ -39,15 +39,15 @@ class Size:
 
 SIZES = (
     Size("small", 0, 64, 2, 2, (512, 1024, 2048, 4096), (100, 1000), 3, 0.08, 1.0),
-    Size("medium", 3600, 64, 4, 2, (512, 1024, 2048, 4096, 8192, 16384), (100, 1000, 10000), 3, 0.3, 4.0),
+    Size("medium", 150, 64, 4, 2, (512, 1024, 2048, 4096, 8192, 16384), (100, 1000, 10000), 3, 0.3, 4.0),
     Size(
-        "large", 12 * 3600, 128, 4, 4, (1024, 2048, 4096, 8192, 16384, 32768, 65536), (100, 1000, 10000), 5,
+        "large", 3000, 128, 4, 4, (1024, 2048, 4096, 8192, 16384, 32768, 65536), (100, 1000, 10000), 5,
         0.5, 10.0,
     ),
 )  # fmt: skip
 
 
-def size_for(budget: float, slots: int, device: str) -> Size:
-    """The largest size that so many seconds are enough for."""
-    there_is = budget * (slots if device == "cpu" else ACCELERATOR)
+def size_for(budget: float, slots: int, device: str, *, models: int) -> Size:
+    """The largest size that so many seconds are enough for, to train so many models."""
+    there_is = budget * (slots if device == "cpu" else ACCELERATOR) / max(models, 1)
     return max((size for size in SIZES if size.from_seconds <= there_is), key=lambda size: size.from_seconds)
