@@ -69,7 +69,7 @@ def pick(
     width, count = shape_on_file(out, otherwise=SHAPE) if dim is None else (dim, heads)
     setting = Setting("", dim=width, heads=count, causal=causal is not False, device=str(where))
     known = read(out, setting)
-    names = sequences(dict.fromkeys(systems or [*known.systems, *DEFAULT]), named=bool(systems))
+    names = sequences(known, dict.fromkeys(systems or [*known.systems, *DEFAULT]), named=bool(systems))
     if measure:
         with show_progress() as progress:
             measure_missing(

@@ -29,6 +29,8 @@ class OnFile:
     quality: dict[str, dict[str, Quality]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     """Why a system could not be measured."""
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of systems that comparisons know by a name of their own: the mixers in their layers."""
     sources: list[str] = field(default_factory=list)
     """Where they come from, in words."""
 
@@ -38,6 +40,9 @@ class OnFile:
     @property
     def systems(self) -> list[str]:
         return list(dict.fromkeys([*(system for system, _, _ in self.costs), *self.quality]))
+
+    def parts_of(self, system: str) -> tuple[str, ...]:
+        return self.parts.get(system, tuple(system.split("+")))
 
     def add(self, system: str, phase: str, quantity: str, length: int, value: float | None) -> None:
         if value is not None:
@@ -104,6 +109,7 @@ def _is_current(each: Measurement, setting: Setting) -> bool:
 
 
 def _add_comparison(found: OnFile, findings: Findings, setting: Setting) -> None:
+    found.parts |= {system.name: system.parts for system in findings.plan.systems}
     plan, here = findings.plan, (machine_of(setting.device), versions()["torch"])
     # Comparisons run everything causal.
     fits = (plan.dim, plan.heads, True) == (setting.dim, setting.heads, setting.causal)

@@ -14,6 +14,9 @@ NEAREST = 3
 REACH = 8
 """How many times the longest measured length is as far as anything is extrapolated."""
 
+BELIEVED = 3.0
+"""The factor by which an extrapolation may be off at most: figures that scatter more tell nothing."""
+
 UNKNOWN_ERROR = 0.1
 """Of an exponent that only two lengths tell."""
 
@@ -42,7 +45,7 @@ class Outlook:
 
 
 def outlook(figures: Mapping[int, float], length: int) -> Outlook | None:
-    """From length → figure; None where two lengths are not there, or none is near enough.
+    """From length → figure; None where two lengths are not there, none is near enough, or they scatter.
 
     The exponent is fitted to the nearest three, and the line goes through the nearest one. `low` and `high`
     are two standard errors of the exponent away.
@@ -58,4 +61,6 @@ def outlook(figures: Mapping[int, float], length: int) -> Outlook | None:
     steps = log(length / near[0])
     value = figures[near[0]] * exp(fitted.exponent * steps)
     doubt = exp(2 * abs(steps) * (UNKNOWN_ERROR if fitted.error is None else fitted.error))
+    if doubt > BELIEVED:
+        return None
     return Outlook(value, value / doubt, value * doubt, near[0], fitted.exponent)

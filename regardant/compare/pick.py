@@ -177,13 +177,19 @@ def _beaten(need: Need, each: Candidate, superiors: Sequence[Candidate]) -> str:
     one, other = _contender(by), _contender(each)
     said = []
     if cheaper(one, other):
-        said.append(f"takes {each.time.value / by.time.value:.1f} times as long")
+        times = each.time.value / by.time.value
+        said.append(
+            f"takes {times:.1f} times as long" if times < 100 else f"takes {times:,.0f} times as long"
+        )
     said += [
         f"{task} {abs(each.quality[task].mean):.3g} against {abs(by.quality[task].mean):.3g}"
         for task in better(one, other)
     ]
-    level = "" if better(one, other) or not cheaper(one, other) else ", and is no better"
-    return f"beaten by {by.system}: {', '.join(said)}{level}; time {each.time}"
+    if not better(one, other):
+        # From one seed all tie.
+        one_seed = any(own.spread is None for own in (*each.quality.values(), *by.quality.values()))
+        said.append("and one seed does not show it to be better" if one_seed else "and is no better")
+    return f"beaten by {by.system}: {', '.join(said)}; time {each.time}"
 
 
 UNITS = {

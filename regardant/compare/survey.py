@@ -24,11 +24,11 @@ NEAR, FAR, FARTHER = (64, 8, 1), (64, 16, 4), 8192
 SHORTEST = 64
 
 
-def sequences(names: Iterable[str], *, named: bool) -> list[str]:
+def sequences(known: OnFile, names: Iterable[str], *, named: bool) -> list[str]:
     """Those that mix sequences; of systems that were `named`, any other is an error."""
     found = []
     for name in names:
-        kinds = {kind_of(part) for part in name.split("+")}
+        kinds = {kind_of(part) for part in known.parts_of(name)}
         if kinds == {"sequence"}:
             found.append(name)
         else:
@@ -45,7 +45,7 @@ def candidates(known: OnFile, names: Sequence[str], need: Need) -> list[Candidat
 
 
 def _candidate(known: OnFile, name: str, need: Need) -> Candidate:
-    declared = [getattr(resolve(part), "supports", Supports()) for part in name.split("+")]
+    declared = [getattr(resolve(part), "supports", Supports()) for part in known.parts_of(name)]
     state = outlook(known.figures(name, "decode", "state_bytes"), need.length) if need.decode else None
     return Candidate(
         name,
@@ -70,7 +70,7 @@ def measure_missing(
     """
     positions = NEAR if need.length <= FARTHER else FAR
     missing = {each.system: _missing(need, each) for each in candidates(known, names, need)}
-    missing = {name: phases for name, phases in missing.items() if phases and "+" not in name}
+    missing = {name: own for name, own in missing.items() if own and len(known.parts_of(name)) == 1}
     if not missing:
         return
     cost = Cost(Journal(folder / JOURNAL), budget=budget, longest=longest, progress=progress)

@@ -6,10 +6,13 @@ from typer.testing import CliRunner
 
 from regardant.cli.main import app
 from regardant.compare import survey
+from regardant.compare.bench import machine_of
 from regardant.compare.clock import Timing
 from regardant.compare.journal import Journal
+from regardant.compare.machine import versions
 from regardant.compare.measurement import Measurement
 from regardant.compare.workload import Setting, settle
+from tests.compare.sample_findings import write_sample
 
 LENGTHS = (1024, 2048, 4096, 8192)
 # name → seconds a thousand tokens, exponent, bytes a token
@@ -119,6 +122,29 @@ def test_a_system_that_fails_does_not_keep_the_others(recorded, monkeypatch):
     found = json.loads(done.stdout)
     assert [(each["system"], each["rank"]) for each in found] == [("softmax", 1), ("aaren", None)]
     assert found[1]["reason"] == "failed: it does not run"
+
+
+def test_a_comparison_in_the_folder_gives_quality_and_names(tmp_path):
+    folder = write_sample(tmp_path / "compare")
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    here = {"machine": machine_of("cpu"), "versions": versions()}
+    (folder / "results.jsonl").write_text("".join(json.dumps(line | here) + "\n" for line in lines))
+    done = pick(tmp_path, "--length", "4096", "--causal", "--no-measure", "--json")
+    assert done.exit_code == 0, done.output
+    found = {each["system"]: each for each in json.loads(done.stdout)}
+    layout = found["linear-attention+sliding-window"]
+    assert layout["rank"] is not None
+    assert layout["quality"]["recall"]["value"] == pytest.approx(0.81, abs=0.05)
+    assert found["softmax"]["seconds"]["measured"]
+    assert found["aaren"]["reason"].startswith("beaten by base-conv")
+    assert f"quality in {folder}" in done.stderr
+
+
+def test_figures_of_another_machine_do_not_count(tmp_path):
+    write_sample(tmp_path / "compare")
+    done = pick(tmp_path, "softmax", "--length", "4096", "--no-measure")
+    assert done.exit_code == 1
+    assert "its time at 4,096 is not on file" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -41,5 +41,11 @@ def test_too_little_or_too_far_gives_none(figures, length):
     assert outlook(figures, length) is None
 
 
+def test_figures_that_scatter_tell_nothing_about_other_lengths():
+    scattered = {1024: 1.0, 2048: 30.0, 4096: 2.0}
+    assert outlook(scattered, 8192) is None
+    assert outlook(scattered, 2048).value == 30.0
+
+
 def test_a_decreasing_cost_says_so_without_a_negative_zero():
     assert "n^0.00" in str(outlook({1000: 1.0, 2000: 0.9999999}, 4000))

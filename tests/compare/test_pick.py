@@ -69,6 +69,16 @@ def test_as_good_but_slower_is_beaten():
     )
 
 
+def test_from_one_seed_only_time_tells_and_the_reason_says_so():
+    one, other = (
+        Candidate(name, time=measured(seconds), quality={"recall": Quality(mean, None)})
+        for name, seconds, mean in (("one", 1.0, 0.1), ("other", 250.0, 0.9))
+    )
+    assert reasons(NEED, one, other)["other"] == (
+        "beaten by one: takes 250 times as long, and one seed does not show it to be better; time measured"
+    )
+
+
 def test_a_loss_is_told_as_it_was_measured():
     one, other = candidate("one", quality={"bytes": -1.7}), candidate("other", quality={"bytes": -2.1})
     assert "bytes 2.1 against 1.7" in reasons(NEED, one, other)["other"]
