@@ -20,6 +20,9 @@ from regardant.core.pattern import Pattern
 from regardant.core.tiles import Run, RunPiece, Scattered
 from regardant.core.visibility import Bias, Visibility
 
+KEPT = 2**20
+"""Weights that are kept for the way back, in all heads together."""
+
 Normaliser = Callable[[Float[Tensor, "*rows n"], Bool[Tensor, "*rows n"]], Float[Tensor, "*rows n"]]
 
 
@@ -98,10 +101,13 @@ def attend_written(
 ) -> Float[Tensor, "b h m e"]:  # fmt: skip
     """The equation tile by tile. Each row's keys must all be in one tile, or lie before it (sinks).
 
-    With gradients, a tile's weights are computed again on the way back instead of being kept.
+    With gradients, a tile's weights are computed again on the way back instead of being kept, unless they
+    are few.
     """
+    tiles = list(tiles)
     pieces = [piece for part in tiles for piece in part.pieces(len(q), piece_rows)]
-    keep = len(pieces) == 1 or not torch.is_grad_enabled()
+    few = sum(part.pairs for part in tiles) * q.shape[0] * q.shape[1] <= KEPT
+    keep = few or len(pieces) == 1 or not torch.is_grad_enabled()
     places, rows = [], []
     for piece in pieces:
 
