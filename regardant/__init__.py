@@ -75,6 +75,8 @@ _WHERE = {
         "Dilated2d",
     ),
 }
+_PACKAGES = ("lens",)
+"""What is used as `regardant.lens.…` without an import of its own."""
 _MODULES = {name: module for module, held in _WHERE.items() for name in held}
 
 __all__ = [
@@ -123,6 +125,8 @@ def card(name: str) -> Card:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"regardant.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'regardant' has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)
