@@ -19,9 +19,9 @@ from regardant.lens.retrieval_head import THRESHOLD, RetrievalHeads
 from regardant.task.secret_codes import draw_codes, filler_sentences, needle_cases
 from regardant.world.pretrained import smollm2
 
-LENGTHS, DEPTHS, CODES = (200, 350, 500, 800), (0.0, 0.25, 0.5, 0.75, 1.0), 4
+LENGTHS, DEPTHS, CODES = (200, 350, 500), (0.0, 0.25, 0.5, 0.75, 1.0), 3
 MASKED, DRAWS = 10, 5
-TEXTS, TEXT_LENGTH = 4, 192
+TEXTS, TEXT_LENGTH = 3, 128
 
 
 def measured(run) -> dict[str, float]:
@@ -40,18 +40,16 @@ def measured(run) -> dict[str, float]:
         )
         for own in sets
     ]
-    first, second = (
-        lens(model, progress=lambda done, of, half=half: run.context.report_within((half + done / of) / 4))
-        for half, lens in enumerate(lenses)
-    )
+    first = lenses[0](model, progress=lambda done, of: run.context.report_within(done / of / 3))
+    read = lenses[1].read(model)
+    second = lenses[1](model, read=read)
+    run.context.report_within(2 / 3)
     # Ranked on the first set, masked on the second.
     masks = {"best": first.top(MASKED)} | {
         f"random {number}": first.draw(MASKED, without=first.retrieving, generator=draw)
         for number in range(DRAWS)
     }
-    recalls = lenses[1].masked(
-        model, masks, progress=lambda done, of: run.context.report_within(0.5 + done / of / 4)
-    )
+    recalls = lenses[1].masked(model, masks, read=read)
     right = {name: statistics.fmean(each == 1.0 for each in found) for name, found in recalls.items()}
     right["none"] = statistics.fmean(each == 1.0 for each in second.recalls)
     losses = text_losses(model, tokenizer, masks, draw)

@@ -75,18 +75,24 @@ class RetrievalHeads:
             0 < self.least_recall <= 1, f"least_recall is {self.least_recall}, but it is above 0, up to 1"
         )
 
-    def __call__(self, model: nn.Module, *, progress: Progress | None = None) -> RetrievalMap:
+    def read(self, model: nn.Module) -> list[ReadPrompts]:
+        """All prompts, read once: for several measurements on them."""
+        return [read_prompts(model, part) for _, part in self._batches()]
+
+    def __call__(
+        self, model: nn.Module, *, read: Sequence[ReadPrompts] | None = None, progress: Progress | None = None
+    ) -> RetrievalMap:
         """Score every head of a model that generates."""
         scores, recalls = [], []
-        for done, part in self._batches():
-            read = read_prompts(model, part)
+        for number, (done, part) in enumerate(self._batches()):
+            prompts = read_prompts(model, part) if read is None else read[number]
             with Tape(model, attended=Reading(reduce=attended, rows=[-1])) as tape:
-                said = answers(model, read)
+                said = answers(model, prompts)
             # [layers, heads, batch, steps]: the key that each head looked at most.
             looked = torch.stack([torch.cat(each, dim=2) for each in tape["attended"].values()])
             looked = looked.permute(0, 2, 1, 3)
             for row, case in enumerate(part):
-                scores.append(hits(looked[:, :, row] - read.padding[row], said[row], case))
+                scores.append(hits(looked[:, :, row] - prompts.padding[row], said[row], case))
                 recalls.append(recall(said[row], case))
             if progress is not None:
                 progress(done, len(self.cases))
@@ -103,19 +109,19 @@ class RetrievalHeads:
 
     def masked(
         self, model: nn.Module, masks: Mapping[str, Sequence[tuple[int, int]]], *,
-        progress: Progress | None = None,
+        read: Sequence[ReadPrompts] | None = None, progress: Progress | None = None,
     ) -> dict[str, list[float]]:  # fmt: skip
         """Of every case the recall, while the heads of each mask are silent; an empty mask is the model as it
         is. The prompts are read once for all masks."""
         found: dict[str, list[float]] = {name: [] for name in masks}
-        for done, part in self._batches():
-            read = read_prompts(model, part)
+        for number, (done, part) in enumerate(self._batches()):
+            prompts = read_prompts(model, part) if read is None else read[number]
             for name, silent in masks.items():
                 if silent:
                     with apply(model, MaskHeads(chosen=silent)):
-                        said = answers(model, read)
+                        said = answers(model, prompts)
                 else:
-                    said = answers(model, read)
+                    said = answers(model, prompts)
                 found[name] += [recall(own, case) for own, case in zip(said, part)]
             if progress is not None:
                 progress(done, len(self.cases))

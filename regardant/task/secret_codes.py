@@ -110,7 +110,9 @@ def needle_cases(
     require(all(0 <= depth <= 1 for depth in depths), f"depths is {list(depths)}, but each is from 0 to 1")
     require(all(length >= 32 for length in lengths), f"lengths is {list(lengths)}, but each is at least 32")
     filler = filler_sentences() if filler is None else list(filler)
-    sizes = [len(tokenizer(" " + text, add_special_tokens=False).input_ids) for text in filler]
+    sizes = [
+        len(ids) for ids in tokenizer([" " + each for each in filler], add_special_tokens=False).input_ids
+    ]
     for code in codes:
         for length in lengths:
             for depth in depths:
