@@ -9,7 +9,7 @@ import pytest
 from regardant.compare.findings import BASELINE, Findings
 from regardant.compare.report import cost_figures, curve_figures, map_figures, write
 from regardant.compare.report.document import render
-from regardant.compare.report.figure import linear, logarithmic, rounded
+from regardant.compare.report.figure import linear, logarithmic, rounded, ticks_for
 from regardant.compare.report.front_figures import against_cost
 from regardant.compare.report.large_table import table
 from regardant.compare.report.look import COLOURS, looks
@@ -102,7 +102,8 @@ def test_the_table_shades_the_best_and_all_that_tie_with_it(findings):
     for place, column in enumerate(made.columns[:3]):
         found = findings.standings(column.title)
         shaded = {row.system for row in made.rows if row.cells[place].best}
-        assert shaded == {found[0].system, *found[0].ties}
+        settled = {each.system for each in found if each.spread is not None}
+        assert shaded == {found[0].system, *found[0].ties} & settled
     assert dict(made.groups)["Quality"] == 3
     forward = next(place for place, column in enumerate(made.columns) if column.title == "forward")
     assert made.columns[forward].group == f"At {LENGTHS[-1]:,} tokens"
@@ -126,6 +127,17 @@ def test_from_one_seed_nothing_is_shaded_and_nobody_is_ahead(findings):
     assert said["Multi-query associative recall"].endswith("but from one seed nobody is ahead.")
     assert "The front" not in said
     assert "One seed: there is no spread" in standings(single, look(single)).figures[0].caption
+
+
+def test_a_system_with_one_seed_so_far_is_not_called_level_with_the_best(findings):
+    part = replace(
+        findings, runs=tuple(run for run in findings.runs if run.seed == 0 or run.system != "base-conv")
+    )
+    rows = {row.system: row for row in table(part).rows}
+    assert rows["softmax"].cells[0].best
+    assert not rows["base-conv"].cells[0].best
+    said = dict(brief(part))["Multi-query associative recall"]
+    assert said.endswith("nobody is ahead of base-conv yet, of which there is one seed.")
 
 
 def test_an_unfinished_comparison_says_so(findings):
@@ -200,5 +212,7 @@ def test_numbers_are_short_and_axes_hold_their_values():
     axis = logarithmic("n", [1.0, 100.0], plain=True)
     assert axis["range"][0] < 0 < 2 < axis["range"][1]
     assert axis["ticktext"][:4] == ["1", "2", "5", "10"]
+    assert ticks_for([22, 28, 33, 33, 46]) == [22, 28, 33, 46]
+    assert ticks_for(range(100, 2000)) == [128.0, 256.0, 512.0, 1024.0]
     low, high = linear("y", [0.5, 0.5])["range"]
     assert low < 0.5 < high

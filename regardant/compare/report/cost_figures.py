@@ -14,7 +14,7 @@ from regardant.compare.report.figure import (
     line,
     logarithmic,
     points,
-    powers_of_two,
+    ticks_for,
 )
 from regardant.compare.report.look import Look
 
@@ -103,13 +103,8 @@ def _against_length(
         labels.append(Label(system, at_end, height, _ending(system, grown)))
         heights += [*values.values(), height]
     over = {"decode": "Tokens before, log scale"}.get(phase, "Length, tokens, log scale")
-    ticks = (
-        powers_of_two(*lengths[:: len(lengths) - 1 or 1][:2])
-        if phase != "decode" and len(lengths) > 1
-        else lengths
-    )
     layout = {
-        "xaxis": logarithmic(over, lengths, ticks=ticks),
+        "xaxis": logarithmic(over, lengths, ticks=ticks_for(lengths)),
         "yaxis": logarithmic(f"{unit}, log scale", heights, plain=True),
     }
     return Figure(name, title, caption, traces, layout, labels, choice=choice, height=460)

@@ -95,7 +95,7 @@ def _over(findings: Findings, looks: Looks, over: str, title: str) -> list[Figur
             ys.append(chance)
             shapes.append(figure.rule_at("y", chance, "chance"))
         layout = {
-            "xaxis": figure.logarithmic(title, xs, ticks=figure.powers_of_two(min(xs), max(xs))),
+            "xaxis": figure.logarithmic(title, xs, ticks=figure.ticks_for(xs)),
             "yaxis": figure.linear(capitalized(first.measure), ys),
             "shapes": shapes,
         }

@@ -16,6 +16,8 @@ from regardant.compare.report.look import Look
 DIGITS = 4
 """Significant digits of what is drawn."""
 
+MOST_TICKS = 8
+
 
 @dataclass(frozen=True)
 class Label:
@@ -165,10 +167,12 @@ def linear(title: str, values: Iterable[float], *, room: float = 0.06, **more: A
     return {"title": {"text": title}, "range": numbers((low - wide, high + wide))} | more
 
 
-def powers_of_two(low: float, high: float) -> list[float]:
-    """Ticks for lengths: at most seven of them."""
-    found = [2.0**k for k in range(0, 40) if low * 0.99 <= 2**k <= high * 1.01]
-    while len(found) > 7:
+def ticks_for(values: Iterable[float]) -> list[float]:
+    """Of a log axis of lengths: the values themselves, or powers of two among them where they are many."""
+    found = sorted(set(values))
+    if len(found) > MOST_TICKS:
+        found = [2.0**k for k in range(40) if found[0] <= 2**k <= found[-1]]
+    while len(found) > MOST_TICKS:
         found = found[::-1][::2][::-1]
     return found
 

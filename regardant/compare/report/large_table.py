@@ -103,8 +103,9 @@ def _qualities(findings: Findings) -> list[tuple[Column, Cells]]:
 
 def _quality(findings: Findings, task: TaskPlan) -> Cells:
     found = findings.standings(task.name)
-    # From single seeds all systems tie: there is nothing to shade.
-    shaded = {found[0].system, *found[0].ties} if found and found[0].spread is not None else set()
+    # A single seed ties with everything: there is nothing to shade.
+    settled = {each.system for each in found if each.spread is not None}
+    shaded = {found[0].system, *found[0].ties} & settled if found and found[0].system in settled else set()
     cells = {}
     for each in found:
         detail = "" if each.deviation is None else f"±{each.deviation:.2g}"

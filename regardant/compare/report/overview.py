@@ -23,10 +23,12 @@ def _standing(findings: Findings, task: TaskPlan) -> str:
     if len(found) < 2:
         return ""
     best = found[0]
-    if best.spread is None:
-        return (
-            f"{best.system} comes out at {best.mean:.3f} {task.measure}, but from one seed nobody is ahead."
-        )
+    first = f"{best.system} comes out at {best.mean:.3f} {task.measure}"
+    single = [each.system for each in found if each.spread is None]
+    if len(single) == len(found):
+        return f"{first}, but from one seed nobody is ahead."
+    if single:
+        return f"{first}; nobody is ahead of {listed(single)} yet, of which there is one seed."
     level = [each for each in found if each.system == best.system or each.system in best.ties]
     rest = [each for each in found if each not in level]
     if not rest:
