@@ -25,7 +25,7 @@ from regardant.core.known_answer import KnownAnswer
 from regardant.edit.apply import apply
 from regardant.edit.head_affine import HeadAffine
 from regardant.host.host import host_of
-from regardant.train.fit import Progress, fit
+from regardant.train.fit import Progress, fit, seeded
 from regardant.train.responses import Adapted, Responses
 
 Head = tuple[int, int]
@@ -135,7 +135,8 @@ class LoFiT:
     @classmethod
     def known_answers(cls, generator: torch.Generator) -> Iterator[KnownAnswer]:
         """In a model of two heads, of which only one reaches the answer, that one is found and tuned."""
-        model = _OneUseful(generator)
+        with seeded(0):  # layers draw when they are made
+            model = _OneUseful(generator)
         examples = [([int(token)], [1]) for token in torch.randint(4, (12,), generator=generator)]
         task = Responses(examples)
         settings = cls(
