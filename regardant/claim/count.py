@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import log
 
+import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -30,3 +33,12 @@ def peak_bytes(call: Callable[[], object]) -> int:
 
 def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def area_exponent(layers: Sequence[nn.Module], width: int, *, sides: tuple[int, int] = (28, 112)) -> float:
+    """The power of the number of positions with which the work of layers on maps grows, between two sides."""
+    small, large = (
+        sum(flops(partial(layer, torch.zeros(1, side, side, width))) for layer in layers) for side in sides
+    )
+    return log(large / small) / log((sides[1] / sides[0]) ** 2)

@@ -9,7 +9,7 @@ from regardant.compare.backbone_cost import counted
 from regardant.grid.hat import OverlappingAttention
 
 PAPER = {"hat_small": (9.6e6, 54.9e9), "hat_base": (20.8e6, None), "hat_large": (40.8e6, None)}
-"""Parameters, and multiply-adds for an image of 64×64, enlarged four times (hat_base: 103.9G, there 102.4G)."""
+"""Parameters, and multiply-adds for 64×64 enlarged four times. (The base has 103.9G, and 102.4G on paper.)"""
 
 
 @pytest.mark.parametrize("name", PAPER)
