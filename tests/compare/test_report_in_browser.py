@@ -110,9 +110,15 @@ def test_a_chip_puts_the_other_systems_into_the_background(page):
     assert faded() == set()
 
 
+def test_a_part_s_address_opens_it_without_scrolling(page):
+    page.execute_script("location.hash = 'quality'")
+    wait_for(page, lambda: find(page, "#part-quality").is_displayed())
+    assert page.execute_script("return scrollY") == 0
+
+
 def test_a_choice_shows_its_figure(page):
     find(page, "[role=tab][href='#cost']").click()
-    find(page, "#cost .choices [data-choice='2']").click()
+    find(page, "#part-cost .choices [data-choice='2']").click()
     assert not find(page, "[data-figure='time-forward']").is_displayed()
     assert find(page, "[data-figure='time-decode'] svg.main-svg").is_displayed()
 

@@ -108,7 +108,7 @@ def _quality(findings: Findings, task: TaskPlan) -> Cells:
     shaded = {found[0].system, *found[0].ties} & settled if found and found[0].system in settled else set()
     cells = {}
     for each in found:
-        detail = "" if each.deviation is None else f"±{each.deviation:.2g}"
+        detail = "" if each.deviation is None else f"±{each.deviation:.3f}"
         stands = f"{len(each.values)} seeds, rank {each.rank}, {level_with(each)}"
         note = f"{measure_of(task)}: {spelled(each)}, {stands}"
         cells[each.system] = Cell(f"{each.mean:.3f}", detail, each.mean, each.system in shaded, note)

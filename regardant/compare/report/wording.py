@@ -30,8 +30,8 @@ def measure_of(task: TaskPlan) -> str:
 
 
 def spelled(standing: Standing) -> str:
-    """ "0.981 ± 0.01", without the deviation where there is a single seed."""
-    return f"{standing.mean:.3f}" + ("" if standing.deviation is None else f" ± {standing.deviation:.2g}")
+    """ "0.981 ± 0.010", without the deviation where there is a single seed."""
+    return f"{standing.mean:.3f}" + ("" if standing.deviation is None else f" ± {standing.deviation:.3f}")
 
 
 def level_with(standing: Standing) -> str:

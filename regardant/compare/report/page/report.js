@@ -173,7 +173,7 @@
     if (!square) element.style.minHeight = `${height}px`;
     const room = figure.placing === "end" && figure.labels.length && !narrow
       ? Math.min(0.36 * width, 18 + Math.max(...figure.labels.map(({ text }) => widthOf(text, 12)))) : 14;
-    const margin = square ? figure.layout.margin : { l: 62, r: room, t: 16, b: 52 };
+    const margin = square ? figure.layout.margin : { l: 62, r: room, t: narrow ? 12 : 34, b: 52 };
     const layout = {
       ...figure.layout, width, height, margin, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: ink.font, size: 12, color: ink.soft }, showlegend: false, hovermode: "closest",
@@ -240,7 +240,8 @@
   const tabs = all("[role=tab]");
   const sections = all("main > section");
   function open(fragment) {
-    const target = fragment ? document.getElementById(fragment) : null;
+    // Parts have other names than their fragments, or the browser would scroll to them.
+    const target = document.getElementById(`part-${fragment}`) ?? (fragment ? document.getElementById(fragment) : null);
     const section = target?.closest("main > section") ?? sections[0];
     sections.forEach((each) => { each.hidden = each !== section; });
     tabs.forEach((tab) => {
@@ -249,7 +250,7 @@
       tab.tabIndex = chosen ? 0 : -1;
       if (chosen) tab.scrollIntoView({ block: "nearest", inline: "nearest" });
     });
-    legend.hidden = !section.querySelector(".plot") && section.id !== "overview";
+    legend.hidden = !section.querySelector(".plot") && section !== sections[0];
     redraw();
     if (target && target !== section) target.scrollIntoView();
   }
@@ -264,7 +265,7 @@
   const above = bar.offsetTop;
   tabs.forEach((tab) => tab.addEventListener("click", (event) => {
     event.preventDefault();
-    const name = tab.getAttribute("aria-controls");
+    const name = tab.hash.slice(1);
     history.replaceState(null, "", `#${name}`);
     open(name);
     if (scrollY > above) scrollTo(0, above);
