@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from bench import peers_flex, peers_layers, peers_memory
+from bench import peers_flex, peers_layers, peers_memory, peers_official
 from bench.contest import Contest
 from bench.quiet import ENOUGH
 from bench.results_file import Results
@@ -49,6 +49,7 @@ class Pair:
 
     `does_less` marks a peer that leaves out a part of what it is asked for, `does_more` a system of ours
     whose mathematics asks for more than the peer's; such a row is there to know, and does not count.
+    `checkout` is a repository that is read from a folder (see `peers_official`), up to `longest`.
     """
 
     name: str
@@ -56,6 +57,8 @@ class Pair:
     contest: Callable[[int], Contest]
     does_less: bool = False
     does_more: bool = False
+    checkout: str = ""
+    longest: int = LENGTHS[-1]
 
 
 def pairs() -> list[Pair]:
@@ -107,6 +110,13 @@ def pairs() -> list[Pair]:
             partial(memory.features_against_performer_pytorch, causal=True),
         ),
     ]  # fmt: skip
+    for name, system, contest in (
+        ("nanoTransNormer", "transnormerllm", peers_official.transnormer_against_naive),
+        ("landmark-attention", "landmark-attention", peers_official.landmarks_against_official),
+        ("MusicTransformer-Pytorch", "music-transformer", peers_official.relative_attention_against_port),
+    ):
+        about = dict(checkout=name, longest=peers_official.LONGEST)
+        found.append(Pair(f"{system} / {name}, official", system, contest, **about))
     for width in (256, 1024):
         contest = partial(flex.window_against_flex, window=width)
         found.append(Pair(f"causal window {width} / FlexAttention", "softmax", contest))
@@ -125,11 +135,15 @@ def pairs() -> list[Pair]:
 def measure(results: Results, chosen: Iterable[Pair], lengths: Iterable[int], *, seconds: float) -> bool:
     """Fill in what is missing, shortest lengths first; False when the time was up before the end."""
     end, quiet, chosen = monotonic() + seconds, results.quiet, list(chosen)
+    for pair in chosen:
+        if pair.checkout and (reason := peers_official.missing(pair.checkout)):
+            print(f"{pair.name} is skipped: {reason}")
+    chosen = [pair for pair in chosen if not (pair.checkout and peers_official.missing(pair.checkout))]
     for length in sorted(lengths):
         for pair in chosen:
             name = f"{pair.name} at {length}"
             its = code(pair.system)
-            if results.has(name, its):
+            if length > pair.longest or results.has(name, its):
                 continue
             if monotonic() > end:
                 return False

@@ -1,7 +1,11 @@
+import importlib
+import sys
+
 import pytest
 
 from bench import peers
 from bench.peers import Pair
+from bench.peers_official import reading
 from bench.quiet import Quiet
 from bench.results_file import Results
 
@@ -108,3 +112,32 @@ def test_other_mathematics_runs_on_the_same_shapes(name, package):
     assert ours.shape == theirs.shape
     for output in (ours, theirs):
         assert output.isfinite().all() and output.std() > 0
+
+
+def test_rows_of_checkouts_are_skipped_with_the_reason(tmp_path, monkeypatch, capsys):
+    def measured(length):
+        raise AssertionError("this needs a checkout")
+
+    results, pair = Results("peers", folder=tmp_path), Pair("a / b", "softmax", measured, checkout="theirs")
+    monkeypatch.delenv("REGARDANT_OFFICIAL", raising=False)
+    assert peers.measure(results, [pair], [512], seconds=9)
+    assert "a / b is skipped: REGARDANT_OFFICIAL names no folder" in capsys.readouterr().out
+    monkeypatch.setenv("REGARDANT_OFFICIAL", str(tmp_path))
+    assert peers.measure(results, [pair], [512], seconds=9)
+    assert "holds no theirs" in capsys.readouterr().out
+    (tmp_path / "theirs").mkdir()
+    too_long = Pair("a / b", "softmax", measured, checkout="theirs", longest=256)
+    assert peers.measure(results, [too_long], [512], seconds=9)
+    assert results.rows == {}
+
+
+def test_a_checkout_is_imported_from_and_left_behind(tmp_path, monkeypatch):
+    package = tmp_path / "theirs" / "models"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "layer.py").write_text("import absent_tokeniser\nprint('loud')\nVALUE = 3\n")
+    monkeypatch.setenv("REGARDANT_OFFICIAL", str(tmp_path))
+    before = (list(sys.path), set(sys.modules))
+    with reading("theirs", without=("absent_tokeniser",)):
+        assert importlib.import_module("models.layer").VALUE == 3
+    assert (list(sys.path), set(sys.modules)) == before
