@@ -26,6 +26,7 @@ def page(opened):
     resize(opened, 1280, 900)
     prefer(opened, "light")
     find(opened, "#tab-overview").click()
+    opened.execute_script("scrollTo(0, 0)")
     yield opened
     assert [entry["message"] for entry in opened.get_log("browser")] == []
 
