@@ -1,6 +1,6 @@
 # Two commands, on any machine with Python 3.11 or newer, git and make:
-#   make compare   measure the systems on this machine; prints tables and where the report lies.
-#                  What was measured before, by the same code, is not measured again.
+#   make compare   compare systems on this machine, cost and quality, within four minutes; prints the table
+#                  and where the report lies. What was measured before, by the same code, is not again.
 #   make test      the whole test suite
 # and, for whoever changes a card or its evidence, `make tables`: the tables of the README, made anew.
 # All build the environment in .venv on first use. PYTHON=… chooses the interpreter; a torch that it
@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 .PHONY: compare test tables clean
 
 compare: $(READY)
-	@$(BIN)/python -m regardant cost --out reports
+	@$(BIN)/python -m regardant compare --out reports/compare
 
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal

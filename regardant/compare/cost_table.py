@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from regardant.compare.measurement import Measurement, growth
+from regardant.compare.table import NONE, Table
 
 YARDSTICK = "softmax"
-NONE = "-"
 LEFT_OUT = "left out"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under columns, and notes below; all columns but the first hold numbers."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-
-    def markdown(self) -> str:
-        rule = ("---", *("---:" for _ in self.columns[1:]))
-        lines = (self.columns, rule, *self.rows)
-        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        return f"## {self.title}\n\n{table}" + "".join(f"\n{note}\n" for note in self.notes)
 
 
 def tables(measurements: Iterable[Measurement]) -> list[Table]:

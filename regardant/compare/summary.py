@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from regardant.compare.cost_table import NONE, Table
 from regardant.compare.findings import BASELINE, Cost, Findings
 from regardant.compare.standing import Standing
+from regardant.compare.table import NONE, Table
 
 TOP = "*"
 """Behind a value: the best, or tied with it."""

@@ -66,11 +66,14 @@ class Large(Odd):
 
 
 class Mortal(Odd):
-    """Its process is killed when it is first trained: after that, the file that LIFE names is there."""
+    """Its process is killed when it has been trained for ten steps, in all processes together, and then never
+    again. The file that LIFE names has a byte a step."""
 
     def forward(self, x):
-        life = Path(os.environ["LIFE"])
-        if self.training and torch.is_grad_enabled() and not life.exists():
-            life.write_text("one")
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.training and torch.is_grad_enabled():
+            life = Path(os.environ["LIFE"])
+            with life.open("ab") as file:
+                file.write(b".")
+            if life.stat().st_size == 10:
+                os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x)
