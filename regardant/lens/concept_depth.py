@@ -109,13 +109,15 @@ class ConceptDepth:
         yield KnownAnswer("reached", depth.reached, 4 / 5)
         yield KnownAnswer("mean of the first part", depth.mean(first=0.4), 0.6, tolerance=1e-6)
         yield from known_probes(generator)
-        layer = nn.Linear(6, 4).double()
+        with torch.random.fork_rng(devices=[]):  # what it starts with is written over
+            layer = nn.Linear(6, 4).double()
         with torch.no_grad():
             layer.weight.copy_(torch.randn(4, 6, generator=generator, dtype=torch.float64))
         before = layer.weight.detach().clone()
         with quantized_weights(layer, bits=4):
             step = before.abs().amax(1, keepdim=True) / 7
-            yield KnownAnswer("4-bit weights", layer.weight, (before / step).round() * step)
+            rounded = layer.weight.detach().clone()
+        yield KnownAnswer("4-bit weights", rounded, (before / step).round() * step)
         yield KnownAnswer("and back", layer.weight, before)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,14 @@ class HeadMap:
         words = {"value": self.title, "layer": "layer", "head": "query head", **(names or {})}
         return _plotted(self, path, min(mark, self.measured), title, words)
 
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows of a head map."""
+        if find_spec("matplotlib") is None:
+            return None
+        picture = BytesIO()
+        self.plot().savefig(picture, dpi=110)
+        return picture.getvalue()
+
 
 def _plotted(
     found: HeadMap, path: str | Path | None, mark: int, title: str | None, words: Mapping[str, str]
@@ -159,7 +168,7 @@ def _plotted(
             Rectangle((layer - 0.5, head - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=1.3, zorder=3)
         )
         shade = (float(values[layer, head]) - limits[0]) / (limits[1] - limits[0])
-        dark = shade > 0.55 or (signed and shade < 0.2)
+        dark = not 0.2 < shade < 0.8 if signed else shade > 0.55
         body.text(
             layer, head, str(rank), ha="center", va="center", fontsize=7, zorder=4,
             color="white" if dark else INK,
@@ -169,7 +178,7 @@ def _plotted(
     best = values.nan_to_num(nan=-torch.inf).amax(dim=1).clamp(min=limits[0] if signed else 0)
     above.bar(range(found.layers), best.tolist(), width=0.82, color=FAINT, linewidth=0)
     above.set_ylabel("highest", fontsize=8, color=FAINT)
-    above.tick_params(labelbottom=False, length=0, labelsize=7, colors=FAINT)
+    above.tick_params(which="both", labelbottom=False, length=0, labelsize=7, colors=FAINT)
 
     side = figure.add_subplot(grid[1, 1])
     ordered = known.sort(descending=True).values.tolist()
@@ -189,10 +198,10 @@ def _plotted(
 
     corner = figure.add_subplot(grid[0, 1])
     corner.axis("off")
-    bar = figure.colorbar(picture, ax=corner, orientation="horizontal", fraction=0.3, aspect=12, pad=0.0)
+    bar = figure.colorbar(picture, cax=corner.inset_axes((0.08, 0.3, 0.84, 0.24)), orientation="horizontal")
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=7, colors=FAINT)
-    bar.set_label(words["value"], fontsize=8, color=INK)
+    corner.set_title(words["value"], fontsize=8, color=INK, y=0.5)
     if title or found.title:
         figure.suptitle(title or found.title, fontsize=11, color=INK, x=0.01, ha="left")
     if path is not None:

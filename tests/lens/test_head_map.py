@@ -52,5 +52,6 @@ def test_a_plot_shows_every_value_and_is_written(tmp_path, values):
     expected = values.T.numpy()
     assert shown.shape == expected.shape
     assert torch.equal(torch.from_numpy(shown.filled(7.0)), values.T.double().nan_to_num(nan=7.0))
+    assert HeadMap(values)._repr_png_()[:4] == b"\x89PNG"
     marked = [text.get_text() for text in figure.axes[0].texts]
     assert marked == ["1", "2"]
