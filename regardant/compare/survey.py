@@ -25,10 +25,16 @@ SHORTEST = 64
 
 
 def sequences(known: OnFile, names: Iterable[str], *, named: bool) -> list[str]:
-    """Those that mix sequences; of systems that were `named`, any other is an error."""
+    """Those that mix sequences. Of systems that were `named`, any other is an error; what is on file may be
+    of systems that are no more."""
     found = []
     for name in names:
-        kinds = {kind_of(part) for part in known.parts_of(name)}
+        try:
+            kinds = {kind_of(part) for part in known.parts_of(name)}
+        except ValueError:
+            if named:
+                raise
+            continue
         if kinds == {"sequence"}:
             found.append(name)
         else:

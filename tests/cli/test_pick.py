@@ -81,6 +81,22 @@ def test_figures_of_other_code_do_not_count(recorded):
     assert done.stdout.count("its time at 8,192 is not on file") == 3
 
 
+def test_systems_on_file_that_are_no_more_are_passed_over(recorded):
+    path = recorded / "cost.jsonl"
+    line = json.loads(path.read_text().splitlines()[0])
+    write_sample(recorded / "compare")
+    plan = json.loads((recorded / "compare" / "plan.json").read_text())
+    plan["systems"][0] |= {"name": "gone", "parts": ["gone"]}
+    (recorded / "compare" / "plan.json").write_text(json.dumps(plan))
+    with path.open("a") as file:
+        file.write(json.dumps(line | {"system": "nowhere:Gone"}) + "\n")
+    done = pick(recorded, "--length", "8192", "--no-measure", "--json")
+    assert done.exit_code == 0, done.output
+    found = [each["system"] for each in json.loads(done.stdout)]
+    assert "softmax" in found
+    assert not {"gone", "nowhere:Gone"} & set(found)
+
+
 def test_what_is_missing_is_measured(recorded, monkeypatch):
     asked = []
 
