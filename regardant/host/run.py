@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from regardant.core.errors import require
 from regardant.host.call import Call
 from regardant.host.roles import Roles
 from regardant.host.site import Site
+
+
+class Branch:
+    """A second text that is read and continued beside the first: its cache, and what is kept about it."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.cache = name, None
+        self.held = dict(vars(Run()))
+
+    def reorder(self, beams: Int[Tensor, "b"]) -> None:
+        """Follow the beams of a beam search."""
+        if self.cache is not None:
+            # The class's own method: the cache's may be watched, and would come back here.
+            type(self.cache).reorder_cache(self.cache, beams)
+        Run.reorder_memory(self.held["_memory"], beams)
 
 
 class Run:
@@ -35,6 +52,9 @@ class Run:
         self.call: Call | None = None
         self.timestep: Any = None
         self._stepped = False
+        self.model: nn.Module | None = None
+        """The model that runs."""
+        self.branch = "main"
         self._memory: dict[tuple[int, str], dict[str, Any]] = defaultdict(dict)
 
     @property
@@ -71,10 +91,29 @@ class Run:
 
     def reorder(self, beams: Int[Tensor, "b"]) -> None:
         """Beam search goes on with other beams: what is kept a sample follows."""
-        for held in self._memory.values():
+        self.reorder_memory(self._memory, beams)
+
+    @staticmethod
+    def reorder_memory(memory: Mapping[Any, dict[str, Any]], beams: Int[Tensor, "b"]) -> None:
+        for held in memory.values():
             for name, value in held.items():
                 if isinstance(value, Tensor) and value.ndim and value.shape[0] == len(beams):
                     held[name] = value.index_select(0, beams.to(value.device))
+                elif isinstance(value, Branch):
+                    value.reorder(beams)
+
+    @contextmanager
+    def aside(self, branch: Branch) -> Iterator[None]:
+        """Another branch's pass in between, with its own cache and its own memory; then all as it was."""
+        main = dict(vars(self))
+        vars(self).update(branch.held)
+        self.branch, self.roles, self.model = branch.name, None, main["model"]
+        try:
+            yield
+        finally:
+            branch.held = dict(vars(self))
+            vars(self).clear()
+            vars(self).update(main)
 
     def role(self, name: str, *, keys: int | None = None) -> Bool[Tensor, "b n"]:
         """Which of the first `keys` places of the text (all so far) have this role."""

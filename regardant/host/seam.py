@@ -45,6 +45,7 @@ class Seam:
 
     def __init__(self, host: Host) -> None:
         self.host, self.run = host, Run()
+        self.run.model = host.model
         self.actors: list[Actor] = []
         self.calls: Counter[tuple[str, str]] = Counter()
         """How often (site's name, "fused" | "written" | "replaced") ran."""
