@@ -93,7 +93,9 @@ def _engine(name: str, folder: Folder) -> Callable[[], Engine]:
 def _report(findings: Findings, folder: Folder) -> Path:
     """The report of these findings; written only where it is older than the results."""
     path = folder.path / REPORT
-    made_of = max(each.stat().st_mtime for each in (folder.results.path, folder.path / "plan.json"))
+    # In a short time on a busy machine there may be no result yet.
+    there = [each for each in (folder.results.path, folder.path / "plan.json") if each.exists()]
+    made_of = max(each.stat().st_mtime for each in there)
     if not path.exists() or path.stat().st_mtime < made_of:
         from regardant.compare.report import write
 
