@@ -32,6 +32,8 @@ from regardant.core.gathered import candidate_tiles, candidates_per_query, parti
 from regardant.core.halo import grid_of, halo_tiles
 from regardant.core.partial_softmax import PIECE_ROWS, Source, attend_parts
 from regardant.core.pattern import Causal, Pattern, split_padding
+from regardant.core.relative_causal import relative_causal
+from regardant.core.relative_logits import RelativeLogits
 from regardant.core.visibility import Bias, Visibility, without_idle_windows
 from regardant.core.written import Normaliser, attend_dense, attend_rows, attend_written
 
@@ -123,6 +125,9 @@ def attend(
             return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
     check_attention(q, k, v)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    looks_back = type(pattern) is Causal and isinstance(bias, RelativeLogits) and bias.serves(q, k)
+    if looks_back and normaliser is plan is None and not offset:
+        return relative_causal(q * scale, bias.q, k, v, bias.table)
     sees = _visibility(pattern, bias, q.shape[0], q.shape[1], q.shape[2], k.shape[2], offset)
     if plan is None:
         sees = without_idle_windows(sees)

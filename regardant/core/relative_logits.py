@@ -39,6 +39,11 @@ class RelativeLogits:
     ):
         self.q, self.table, self.origin, self.offset = q, table, origin, offset
 
+    def serves(self, q: Float[Tensor, "b h m d"], k: Float[Tensor, "b g n d"]) -> bool:
+        """Whether these queries and keys are one sequence, and the table is for queries that look back."""
+        alike = q.shape == self.q.shape and q.shape[:3] == k.shape[:3] and 0 not in q.shape
+        return alike and not self.offset and self.origin == self.table.shape[-2] - 1
+
     def block(self, i: Int[Tensor, "m"], j: Int[Tensor, "n"]) -> Float[Tensor, "b h m n"]:
         table, at = self.table, i - self.offset
         if table.device.type == "cpu":  # few CPUs multiply halves fast, and none sums them well
