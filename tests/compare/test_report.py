@@ -78,13 +78,14 @@ def test_names_and_reasons_cannot_break_the_page(findings):
 def test_a_comparison_that_has_just_begun_has_a_page_that_says_so(nothing):
     page = render(nothing)
     for sentence in (
-        "This was not measured in this comparison.", "No quality was measured in this comparison.",
+        "No time was measured in this comparison.", "No quality was measured in this comparison.",
         "No attention map was recorded in this comparison.", "Nothing has been measured yet.",
         "Nothing was measured over distance here.", "No two systems have both quality and cost on file.",
         "Everything that was planned was measured.",
     ):  # fmt: skip
         assert sentence in page, sentence
     assert drawn(page) == {}
+    assert '<p class="where">3 tasks, 2 seeds · a budget of 4 minutes</p>' in page
 
 
 def test_a_system_s_look_is_its_own_and_the_baseline_is_ink():

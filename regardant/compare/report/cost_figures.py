@@ -13,6 +13,7 @@ from regardant.compare.report.figure import (
     bars,
     line,
     logarithmic,
+    panel,
     points,
     ticks_for,
 )
@@ -46,7 +47,8 @@ def time(findings: Findings, looks: Mapping[str, Look]) -> Panel:
         f"One layer of width {plan.dim} with {plan.heads} heads, timed on this machine. On these axes a "
         "slope of 1 is linear growth and a slope of 2 is quadratic."
     )
-    return Panel("Time against length", lead, figures, choose=True)
+    nothing = "No time was measured in this comparison."
+    return panel("Time against length", lead, figures, nothing, choose=True)
 
 
 def memory(findings: Findings, looks: Mapping[str, Look]) -> Panel:
@@ -65,7 +67,8 @@ def memory(findings: Findings, looks: Mapping[str, Look]) -> Panel:
         "How far the peak memory of a process of its own rises while the layer runs once; and the state that "
         "a layer carries from token to token in decoding."
     )
-    return Panel("Memory against length", lead, figures, choose=True)
+    nothing = "No memory was measured in this comparison."
+    return panel("Memory against length", lead, figures, nothing, choose=True)
 
 
 def _against_length(

@@ -15,7 +15,6 @@ from regardant.compare.report.large_table import table
 from regardant.compare.report.look import looks
 from regardant.compare.report.overview import brief
 from regardant.compare.report.standing_figures import standings
-from regardant.compare.report.wording import day, duration
 
 PAGE = files("regardant.compare.report") / "page"
 LAST_TABS = (("attention", "Attention"), ("systems", "Systems"), ("method", "Method"))
@@ -48,6 +47,7 @@ def render(findings: Findings) -> str:
         plan=findings.plan,
         baseline=BASELINE,
         looks=look,
+        heading=method.heading(findings),
         brief=brief(findings),
         table=table(findings),
         front=front,
@@ -61,8 +61,6 @@ def render(findings: Findings) -> str:
         setting=method.setting(findings),
         origins=method.origins(findings),
         absences=method.absences(findings),
-        day=day,
-        duration=duration,
         style=_text("report.css"),
         script=_text("report.js"),
         plotly=_plotly(),

@@ -194,8 +194,10 @@ def rule_at(axis: str, value: float, text: str) -> dict[str, Any]:
     return {"type": "line", "name": "rule", **ends, "label": {"text": text, **label}}
 
 
-def panel(title: str, lead: str, figures: Sequence[Figure], nothing: str, *, columns: int = 2) -> Panel:
+def panel(
+    title: str, lead: str, figures: Sequence[Figure], nothing: str, *, choose: bool = False, columns: int = 2
+) -> Panel:  # fmt: skip
     """A panel, or where none of its figures has anything to draw, the sentence `nothing` in their place."""
     if all(each.empty for each in figures):
         return Panel(title, nothing, ())
-    return Panel(title, lead, figures, columns=columns)
+    return Panel(title, lead, figures, choose, columns)

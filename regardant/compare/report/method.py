@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from regardant.compare.findings import Failure, Findings
-from regardant.compare.report.wording import capitalized, day, duration, sentence
+from regardant.compare.report.wording import capitalized, counted, day, duration, sentence
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,18 @@ class Absence:
     outcome: str
     reason: str
     traceback: str | None
+
+
+def heading(findings: Findings) -> str:
+    """Where, when and how much, in a line."""
+    plan = findings.plan
+    machines = " and ".join(dict.fromkeys(each.machine for each in findings.origins))
+    last = max((each.last for each in findings.origins), default="")
+    tasks = counted(len(plan.tasks), "task") if plan.tasks else "cost alone"
+    seeds = counted(len(plan.seeds), "seed") if plan.tasks else ""
+    when = f"{day(last)} UTC" if last else ""
+    parts = (machines, when, ", ".join(filter(None, (tasks, seeds))), f"a budget of {duration(plan.budget)}")
+    return " · ".join(filter(None, parts))
 
 
 def setting(findings: Findings) -> list[tuple[str, str]]:

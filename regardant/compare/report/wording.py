@@ -23,6 +23,10 @@ def listed(names: Iterable[str]) -> str:
     return given[0] if len(given) == 1 else f"{', '.join(given[:-1])} and {given[-1]}"
 
 
+def counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def measure_of(task: TaskPlan) -> str:
     """The measure with its direction."""
     direction = "higher" if task.higher_is_better else "lower"
@@ -45,7 +49,7 @@ def day(moment: str) -> str:
 
 def duration(seconds: float) -> str:
     if seconds < 90:
-        return f"{seconds:.0f} seconds"
+        return counted(round(seconds), "second")
     if seconds < 5400:
         return f"{seconds / 60:.3g} minutes"
     return f"{seconds / 3600:.3g} hours"
