@@ -8,6 +8,7 @@ Several choices are measured in one pass, on the same queries and keys, while th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import inf
 from typing import Any
 
@@ -40,15 +41,25 @@ class CapturedMass:
     @torch.no_grad()
     def measure(self, model: nn.Module, **inputs: Any) -> Masses:
         """One pass over these inputs."""
+        with self.reading(model):
+            model(**inputs)
+        return self.masses()
+
+    @contextmanager
+    def reading(self, model: nn.Module) -> Iterator[None]:
+        """Inside, a pass of the model is measured, whatever else it is for."""
         seam = Seam.of(model)
         for choice in self.choices.values():
             choice.prepare(seam.host.sites)
         self._found = {name: [] for name in self.choices}
         seam.enter([self])
         try:
-            model(**inputs)
+            yield
         finally:
             seam.leave([self])
+
+    def masses(self) -> Masses:
+        """What the last pass inside `reading` captured."""
         return {name: torch.stack(found) for name, found in self._found.items()}
 
     def stages(self, site: Site) -> frozenset[str]:

@@ -21,28 +21,11 @@ twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import ceil
 
+from regardant.core.elastic_spans import span_blocks, span_pattern
 from regardant.core.errors import require
 from regardant.core.head_groups import PerHeadAttention
-from regardant.core.pattern import Pattern, Reach, Sink, Window
 from regardant.core.supports import Supports
-
-
-@dataclass(frozen=True)
-class BlockWindow(Pattern):
-    """Blocks less than `count` blocks apart: under `Causal`, the query's own and those behind it."""
-
-    size: int
-    count: int
-
-    def allows(self, i, j, *, batch=None, head=None):
-        return (i // self.size - j // self.size).abs() < self.count
-
-    def reach(self):
-        far = self.size * self.count - 1
-        return Reach(far, far)
 
 
 class MixtureOfSparseAttention(PerHeadAttention):
@@ -79,8 +62,11 @@ class MixtureOfSparseAttention(PerHeadAttention):
 
     def blocks(self, length: int) -> list[int]:
         """The span of each head, in blocks, at a length."""
-        whole = ceil((self.length or length) / self.block)
-        return [max(1, int(alpha // self.block + beta * whole)) for alpha, beta in zip(self.alpha, self.beta)]
+        whole = self.length or length
+        return [
+            span_blocks(alpha, beta, block=self.block, length=whole)
+            for alpha, beta in zip(self.alpha, self.beta)
+        ]
 
     def density(self, length: int) -> float:
         """The share of all pairs that heads see on average, sinks included: what to compare plans at."""
@@ -89,11 +75,7 @@ class MixtureOfSparseAttention(PerHeadAttention):
         return float(pattern.dense(length, heads=self.heads).double().sum()) / (self.heads * full)
 
     def head_patterns(self, length):
-        first = Sink(self.block)
-        return [
-            first | (Window(count) if self.block == 1 else BlockWindow(self.block, count))
-            for count in self.blocks(length)
-        ]
+        return [span_pattern(count, block=self.block) for count in self.blocks(length)]
 
     def start(self, batch, *, context=None, padding=None):
         require(

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from regardant.core import plan
-from regardant.sequence.moa_mixture_of_sparse_attention import BlockWindow, MixtureOfSparseAttention
+from regardant.core.elastic_spans import BlockWindow
+from regardant.sequence.moa_mixture_of_sparse_attention import MixtureOfSparseAttention
 from regardant.sequence.softmax import Softmax
 
 
