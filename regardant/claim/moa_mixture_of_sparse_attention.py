@@ -182,8 +182,8 @@ def claim(context: Context) -> Outcome:
     return Outcome(
         setting="SmolLM2-135M-Instruct in float32; 512 tokens, tiles of 16, rules for key heads, two a layer "
         "at most; profiled at 256 and 512 tokens on 6 texts a seed, chosen at 768, measured on 3 source "
-        "files and 4 planted codes a seed; 20 key heads a seed by themselves; the paper has models of 7B and 13B, "
-        "tiles of 64, and lengths from 2k to 16k",
+        "files and 4 planted codes a seed; 20 key heads a seed by themselves; the paper has models of 7B "
+        "and 13B, tiles of 64, and lengths from 2k to 16k",
         figures=[
             figure("loss on text (nats a token)", "loss"),
             figure("planted facts: share of the answers' tokens", "accuracy"),
