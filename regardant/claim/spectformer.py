@@ -1,7 +1,7 @@
 """Do filters first and attention after them beat either alone, and the other order?
 
-Small backbones that tell shapes apart, of six layers: attention alone, two spectral layers before four of
-attention, spectral alone, and four of attention before two spectral.
+Small backbones that read digits, a token a pixel, of six layers: attention alone, two spectral layers before
+four of attention, spectral alone, and four of attention before two spectral.
 """
 
 from functools import partial
@@ -15,10 +15,10 @@ from regardant.claim.context import Context
 from regardant.claim.outcome import Figure, Outcome, cost, exact, quality
 from regardant.core.grid_attention import WholeMapAttention
 from regardant.grid.spectformer import SpectralGate
-from regardant.task.shape_classes import ShapeClasses
+from regardant.task.digits import NoisyDigits
 from regardant.train.fit import evaluate
 
-TASK = ShapeClasses(textures=1, radius=(0.2, 0.35))
+TASK = NoisyDigits(noise=0.3, scale=1)
 LAYERS = {
     "spectral first": "SSAAAA",
     "attention": "AAAAAA",
@@ -30,7 +30,15 @@ LAYERS = {
 def trained(layers):
     def unit(run):
         make = partial(
-            SpectFormer, dim=48, heads=4, layers=layers, classes=TASK.classes, image=32, patch=4, expansion=2
+            SpectFormer,
+            dim=48,
+            heads=4,
+            layers=layers,
+            classes=TASK.classes,
+            image=8,
+            patch=1,
+            expansion=2,
+            image_channels=1,
         )
         model = run.fit(make, TASK, steps=300, batch=32, learning_rate=2e-3)
         return {"accuracy": evaluate(model, TASK)}
@@ -74,8 +82,8 @@ def claim(context: Context) -> Outcome:
     best = max(attention, spectral, key=lambda each: each.mean)
     noise = 2 * (first.error**2 + best.error**2) ** 0.5
     return Outcome(
-        setting="8 kinds of shapes at 32×32, patches of 4; 6 layers of width 48, 300 steps of 32; the paper "
-        "trains on ImageNet for 300 epochs, the hierarchical models with token labels",
+        setting="digits at 8×8 under noise of 0.3, a token a pixel; 6 layers of width 48, 300 steps of 32; "
+        "the paper trains on ImageNet for 300 epochs, the hierarchical models with token labels",
         figures=[
             Figure.of("accuracy", found, "accuracy", ours="spectral first"),
             Figure.once("time of the gate over attention's, 28×28 positions", {"gate": time}),
