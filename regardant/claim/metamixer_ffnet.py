@@ -97,7 +97,7 @@ def claim(context: Context) -> Outcome:
     counts = [each["parameters"].mean for each in found.values()]
     return Outcome(
         setting="digits at 16×16 under noise of 0.5, patches of 2; two stages of 2 blocks, 32 and 64 wide, "
-        "300 steps of 32; the paper trains on ImageNet, COCO and ADE20K, and for images, points and forecasts",
+        "300 steps of 32; the paper trains on ImageNet, COCO, ADE20K, and for images, points and forecasts",
         figures=[
             Figure.of("accuracy", found, "accuracy", ours="ffnified"),
             Figure.of("parameters", found, "parameters", ours="ffnified"),
