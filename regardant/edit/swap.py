@@ -143,7 +143,8 @@ class Swapped:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.back()
+        if self._sites:
+            self.back()
 
 
 @contextmanager
@@ -233,9 +234,7 @@ def _attend(layer: MultiHead, q: Tensor, k: Tensor, v: Tensor, *, first: int, st
 def _from_state(layer: MultiHead, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """One query, behind all keys."""
     pattern = layer.visible(k.shape[2], across=False, padding=None)
-    shape = HeadShape(
-        len(q), q.shape[1], k.shape[1], k.shape[-1], v.shape[-1], k.device, k.dtype
-    )  # fmt: skip
+    shape = HeadShape(len(q), q.shape[1], k.shape[1], k.shape[-1], v.shape[-1], k.device, k.dtype)
     state = layer.rule.start(shape, pattern=pattern, keys=k, values=v)
     return layer.rule.step(q[:, :, 0], None, None, state, pattern=pattern, scale=layer.scale)[0][:, :, None]
 

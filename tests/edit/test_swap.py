@@ -195,6 +195,15 @@ def test_edits_act_on_a_swapped_model_and_conflicts_are_refused():
         swapped.back()
 
 
+def test_going_back_early_is_going_back():
+    model, ids = llama(), ids_of()
+    own = model(ids).logits
+    with regardant.swap(model, "abc") as swapped:
+        swapped.back()
+        assert torch.equal(model(ids).logits, own)
+    assert swapped.layers and not swapped.sites
+
+
 def test_aside_the_model_has_its_own_attention():
     model, ids = llama(), ids_of()
     own = model(ids).logits
