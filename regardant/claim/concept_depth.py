@@ -18,7 +18,7 @@ from regardant.lens.concept_depth import ConceptDepth, quantized_weights
 from regardant.task.concepts import CONCEPTS, concept_texts
 from regardant.world.pretrained import smollm2
 
-TEXTS, NOISED, ROUNDED = 300, ("sentiment", "fact"), ("sentiment", "fact")
+TEXTS, NOISED, ROUNDED = 180, ("sentiment", "fact"), ("sentiment", "fact")
 LENS = ConceptDepth()
 THIRD = 1 / 3
 
