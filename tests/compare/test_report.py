@@ -152,20 +152,31 @@ def test_an_unfinished_comparison_says_so(findings):
 def test_fitted_lines_go_through_what_was_fitted_and_dashed_beyond_it(findings):
     short = tuple(
         cost for cost in findings.costs
-        if (cost.system, cost.phase) != ("aaren", "forward") or cost.length <= LENGTHS[1]
+        if (cost.system, cost.phase) != ("aaren", "forward") or cost.length <= LENGTHS[2]
     )  # fmt: skip
     figure = cost_figures.time(replace(findings, costs=short), look(findings)).figures[0]
     lines = [each for each in figure.traces if each["name"] == "aaren" and each["mode"] == "lines"]
     assert [each["line"]["dash"] for each in lines] == ["solid", "dash"]
-    assert lines[1]["x"] == list(LENGTHS[1:])
+    assert lines[1]["x"] == list(LENGTHS[2:])
     growth = next(
         each for each in replace(findings, costs=short).growths()
         if (each.system, each.phase, each.quantity) == ("aaren", "forward", "seconds")
     )  # fmt: skip
-    expected = [1e3 * growth.factor * length**growth.exponent for length in LENGTHS[1:]]
+    expected = [1e3 * growth.factor * length**growth.exponent for length in LENGTHS[2:]]
     assert lines[1]["y"] == pytest.approx(expected, rel=1e-3)
     label = next(each for each in figure.labels if each.system == "aaren")
     assert (label.x, label.text) == (LENGTHS[-1], f"aaren  n<sup>{growth.exponent:.2f}</sup>")
+
+
+def test_two_points_are_not_continued(findings):
+    short = tuple(
+        cost for cost in findings.costs
+        if (cost.system, cost.phase) != ("aaren", "forward") or cost.length <= LENGTHS[1]
+    )  # fmt: skip
+    figure = cost_figures.time(replace(findings, costs=short), look(findings)).figures[0]
+    lines = [each for each in figure.traces if each["name"] == "aaren" and each["mode"] == "lines"]
+    assert [each["x"] for each in lines] == [list(LENGTHS[:2])]
+    assert next(each.x for each in figure.labels if each.system == "aaren") == LENGTHS[1]
 
 
 def test_the_front_is_drawn_through_what_nothing_beats(findings):

@@ -21,10 +21,13 @@ from regardant.compare.report.look import Look
 
 PHASES = {"forward": "Forward", "backward": "Forward and backward", "decode": "Decoding"}
 
+SCATTERED = 0.5
+"""The standard error of an exponent that tells nothing about lengths beyond."""
 
 MARKS = (
     "Markers are the least disturbed repetition, bars reach up to the upper quartile. Lines are fits of "
-    "a·lengthᵖ, dashed where they go beyond what was measured."
+    "a·lengthᵖ, dashed where they go beyond what was measured; two points, or such that scatter, are not "
+    "continued."
 )
 PEAK = (
     "Measured, not estimated: the rise of the process's peak, output included. Below a megabyte a process's "
@@ -89,17 +92,18 @@ def _against_length(
         look, values = looks[system], {length: scale * value for length, (value, _) in own.items()}
         grown, at_end = growths.get(system), max(own)
         if grown is not None:
+            ends = lengths[-1] if _continues(grown) else at_end
             fitted = {
-                length: scale * grown.factor * length**grown.exponent for length in (min(own), *lengths)
-            }
-            inside = {length: value for length, value in fitted.items() if min(own) <= length <= at_end}
+                length: scale * grown.factor * length**grown.exponent
+                for length in lengths if min(own) <= length <= ends
+            }  # fmt: skip
+            inside = {length: value for length, value in fitted.items() if length <= at_end}
             beyond = {length: value for length, value in fitted.items() if length >= at_end}
             traces.append(line(system, look, list(inside), list(inside.values()), dash="solid"))
             if len(beyond) > 1:
-                traces.append(
-                    line(system, look, list(beyond), list(beyond.values()), dash="dash", faint=True)
-                )
-            at_end, height = lengths[-1], fitted[lengths[-1]]
+                x, y = list(beyond), list(beyond.values())
+                traces.append(line(system, look, x, y, dash="dash", faint=True))
+            at_end, height = ends, fitted[ends]
         else:
             height = values[at_end]
         traces.append(_markers(system, look, own, scale, unit, grown, decoding=phase == "decode"))
@@ -111,6 +115,11 @@ def _against_length(
         "yaxis": logarithmic(f"{unit}, log scale", heights, plain=True),
     }
     return Figure(name, title, caption, traces, layout, labels, choice=choice, height=460)
+
+
+def _continues(grown: FittedGrowth) -> bool:
+    """Whether a line may go on beyond what was measured: not from two points, nor where they scatter."""
+    return grown.error is not None and grown.error <= SCATTERED
 
 
 def _measured(costs: Sequence[Cost], quantity: str) -> dict[int, tuple[float, float | None]]:
