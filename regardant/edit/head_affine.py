@@ -106,7 +106,7 @@ class HeadAffine(Edit):
 
     @classmethod
     def neutral_settings(cls) -> dict[str, Any]:
-        return {}
+        return dict(scales={}, offsets={})
 
 
 def _rows(held: list[tuple[int, Tensor]], heads: Tensor) -> Float[Tensor, "h 1 e"]:

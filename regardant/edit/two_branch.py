@@ -13,10 +13,10 @@ decoding, context -aware decoding, and their visual kin.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf, log
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,6 +39,10 @@ class TwoBranch(Edit):
     `auxiliary` makes the auxiliary prompts of the main ones; None: the same. `model` reads them, None is the
     model itself: edits at work on it act in both branches, with a memory for each (`run.branch` says which).
     """
+
+    exempt: ClassVar[Mapping[str, str]] = {
+        "cache": "changes the scores of a pass's last token alone, so that one pass over a text shows it once"
+    }
 
     auxiliary: Change | None = None
     model: nn.Module | None = None
@@ -94,7 +98,7 @@ class TwoBranch(Edit):
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
         return [
-            dict(auxiliary=Without(slice(0, 4))),
+            dict(auxiliary=Without(slice(0, 4)), plausible=0.0),
             dict(auxiliary=Without(slice(2, 6)), strength=0.5, plausible=0.0),
         ]
 

@@ -18,7 +18,7 @@ from regardant.host.roles import Roles
 
 @dataclass(frozen=True)
 class Without:
-    """Leaves a part out of prompts: a slice of places, or those of a role.
+    """Leaves a part out of prompts: a slice of each text's own tokens (padding not counted), or a role's.
 
     What is left closes up. A part that differs by sample in length is not left out but becomes padding on the
     left.
@@ -29,32 +29,34 @@ class Without:
 
     def __post_init__(self) -> None:
         require(
-            isinstance(self.part, slice) or self.roles is not None,
+            (isinstance(self.part, slice) and self.part.step in (None, 1)) or self.roles is not None,
             f"part is the role {self.part!r}, but no roles are given: Without({self.part!r}, roles=Roles(…))",
         )
 
-    def left(self, length: int, batch: int) -> Bool[Tensor, "b n"]:
-        """Which places are left."""
+    def left(self, real: Bool[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+        """Which of the real places are left."""
+        batch, length = real.shape
         if isinstance(self.part, slice):
-            out = torch.zeros(batch, length, dtype=torch.bool)
-            out[:, self.part] = True
+            own = real.long().cumsum(1) - 1
+            ends = [self.part.indices(count)[:2] for count in real.sum(1).tolist()]
+            first, last = torch.tensor(ends, device=real.device).T[..., None]
+            out = (own >= first) & (own < last) & real
         else:
-            out = self.roles.mask(self.part, length, batch=batch).expand(batch, length)
+            out = self.roles.mask(self.part, length, batch=batch).expand(batch, length).to(real.device) & real
         require(
             bool(out.any()), f"{self.part} is nowhere in a text of {length} tokens: nothing would be left out"
         )
         require(
-            not bool(out.all(1).any()),
+            bool((real & ~out).any(1).all()),
             f"{self.part} is a whole text of {length} tokens: nothing would be left",
         )
-        return ~out
+        return real & ~out
 
     def __call__(
         self, ids: Int[Tensor, "b n"], real: Bool[Tensor, "b n"] | None = None
     ) -> tuple[Int[Tensor, "b k"], Bool[Tensor, "b k"]]:
         """The texts without it, and which of their tokens are real."""
-        left = self.left(ids.shape[1], len(ids)).to(ids.device)
-        left = left if real is None else left & real
+        left = self.left(torch.ones_like(ids, dtype=torch.bool) if real is None else real.to(ids.device))
         counts = left.sum(1)
         # In order, with what is left out in front, as padding where others have more.
         order = left.to(torch.int8).argsort(dim=1, stable=True)[:, -int(counts.max()) :]

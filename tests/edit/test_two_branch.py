@@ -131,6 +131,13 @@ def test_a_pair_has_the_same_tokens_side_by_side():
     assert float(found[0, 4]) == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_a_slice_counts_a_texts_own_tokens():
+    ids = torch.tensor([[PAD, PAD, 7, 8, 9], [5, 6, 7, 8, 9]])
+    left, real = Without(slice(0, 2))(ids, ids != PAD)
+    assert left[0, -1:].tolist() == [9] and left[1].tolist() == [7, 8, 9]
+    assert real.sum(1).tolist() == [1, 3]
+
+
 def test_parts_of_different_length_are_left_out_sample_by_sample():
     mask = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 0, 1, 0]], dtype=torch.bool)
     ids = torch.arange(10).view(2, 5)
