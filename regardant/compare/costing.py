@@ -72,7 +72,7 @@ class CostMeter:
         if before is not None:
             guess = before[1] * (length / before[0]) ** 2
             if guess > shape.longest:
-                raise LeftOut("skipped", f"a run might take {guess:.0f} s")
+                raise LeftOut("skipped", f"a run might take more than {shape.longest:g} s")
         parts = [
             self._part(shape.setting(spec), shape, phase, length) for spec in system.specs or system.parts
         ]
