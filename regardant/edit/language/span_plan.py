@@ -27,7 +27,7 @@ from torch import Tensor
 from regardant.core.elastic_spans import span_blocks, span_pairs
 from regardant.core.errors import require
 
-GRID = 240
+GRID = 160
 """Steps into which the budget at a length is cut."""
 MIXTURES = (1.0, 0.5, 0.0)
 """Weights of the first of two lengths."""
@@ -212,13 +212,8 @@ def left_out(tiles: Float[Tensor, "layers heads t t"], span: int) -> Float[Tenso
 
 
 def _undominated(options: list[tuple]) -> list[tuple]:
-    """Without those that cost as much as another and lose more."""
-    best: dict[tuple[int, ...], tuple] = {}
-    for option in options:
-        if option[1] not in best or option[0] < best[option[1]][0]:
-            best[option[1]] = option
-    kept: list[tuple] = []
-    for option in sorted(best.values(), key=lambda each: (each[0], sum(each[1]))):
-        if not any(all(a <= b for a, b in zip(other[1], option[1])) for other in kept):
-            kept.append(option)
-    return kept
+    """Without those that another one beats: no dearer at any length, and no more lost."""
+    options = sorted(options, key=lambda each: (each[0], sum(each[1])))
+    costs = torch.tensor([cost for _, cost, _ in options])
+    beaten = (costs[:, None] >= costs).all(dim=-1).tril(-1).any(dim=1)
+    return [option for option, gone in zip(options, beaten.tolist()) if not gone]
