@@ -32,19 +32,38 @@ def attend_groups(
 
     The groups of a sample stand together. Every query must see some key.
     """
-    if mask is None:
+    if mask is None and added is None:
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    hidden = None
+    if mask is not None:
+        hidden = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -inf)[:, None]
+    learns = torch.is_grad_enabled() and any(each.requires_grad for each in (q, k, v))
+    if learns and q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64):
+        return _written(q * (q.shape[-1] ** -0.5 if scale is None else scale), k, v, hidden, added)
+    if hidden is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale)
-    groups = len(mask)
-    hidden = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -inf)[:, None]
+    hidden = hidden.expand(-1, -1, q.shape[2], -1)
     if added is not None and len(added) > 1:  # by the query
-        hidden = hidden.repeat(len(q) // groups, 1, 1, 1) + added
+        hidden = hidden.repeat(len(q) // len(hidden), 1, 1, 1) + added
         return F.scaled_dot_product_attention(q, k, v, attn_mask=hidden, scale=scale)
-    hidden = hidden.expand(-1, -1, q.shape[2], -1) if added is None else hidden + added
-    if len(q) == groups:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=hidden, scale=scale)
+    hidden = hidden if added is None else hidden + added
     # Sample by sample, so that what is added need not be held once for each.
-    parts = zip(q.split(groups), k.split(groups), v.split(groups))
-    return torch.cat([F.scaled_dot_product_attention(*part, attn_mask=hidden, scale=scale) for part in parts])
+    parts = zip(*(part.split(len(hidden)) for part in (q, k, v)))
+    outs = [F.scaled_dot_product_attention(*part, attn_mask=hidden, scale=scale) for part in parts]
+    return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+
+def _written(
+    q: Float[Tensor, "bg h m d"], k: Float[Tensor, "bg h n d"], v: Float[Tensor, "bg h n e"],
+    hidden: Float[Tensor, "g 1 _ n"] | None, added: Float[Tensor, "#bg h m n"] | None,
+) -> Float[Tensor, "bg h m e"]:  # fmt: skip
+    """With logits written out: what is added then gets its gradient for the least."""
+    logits = q @ k.mT
+    if added is not None:
+        logits = logits.add_(added)
+    if hidden is not None:
+        logits = logits.unflatten(0, (-1, len(hidden))).add_(hidden).flatten(0, 1)
+    return logits.softmax(dim=-1) @ v
 
 
 def attend_plainly(
