@@ -3,7 +3,7 @@
     python -m regardant.contract.architectures        # writes the table into docs/edits.md
 
 Each edit's examples are applied to a small model of each architecture, which then makes a pass and, where it
-writes text, goes on by a cache. "yes": one of them fired, and the outputs are finite; otherwise the refusal of
+writes text, goes on by a cache. "yes": one of them fired, the outputs finite; otherwise the refusal of
 the first, word by word.
 """
 
