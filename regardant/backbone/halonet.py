@@ -68,8 +68,8 @@ class HaloNet(Backbone):
     }
     small = (
         dict(depths=(1, 1), block=2, halo=1, widths=(8, 12), heads=(2, 2), classes=3),
-        dict(depths=(2, 1), block=4, halo=2, values=2.0, out=1.5, widths=(4, 8), heads=(1, 2), last=12,
-             stem=4, classes=2, image_channels=1),
+        dict(depths=(2, 1), block=4, halo=2, values=2.0, out=1.5, widths=(8, 12), heads=(1, 2), last=32,
+             stem=8, classes=7, image_channels=1),
     )  # fmt: skip
 
     def __init__(
