@@ -154,10 +154,10 @@ def low_rank(run: Run) -> dict[str, float]:
 
 def claim(context: Context) -> Outcome:
     base = context.check("base", lambda: {"accuracy": accuracy()})["accuracy"]
-    found = context.measure({"LoFiT": chosen_heads})
+    found = context.measure({"lofit": chosen_heads})
     found |= context.measure({"random heads": random_heads}, seeds=DRAWS)
     found |= context.measure({"bottom heads": bottom_heads, "low rank": low_rank}, seeds=(0,))
-    ours, others = found["LoFiT"], found["random heads"]
+    ours, others = found["lofit"], found["random heads"]
     return Outcome(
         setting=f"SmolLM2-135M-Instruct, answer with the second of three listed words: {TRAINED} examples, "
         f"{TESTED} tested; {METHOD.heads} of 270 heads found in {METHOD.select_steps} steps and tuned in "
@@ -165,8 +165,8 @@ def claim(context: Context) -> Outcome:
         f"matrices of rank {RANK} at all queries and values; the paper: 7B and 13B models, hundreds of "
         "examples",
         figures=[
-            Figure.of("share of right answers among three", found, "accuracy", ours="LoFiT"),
-            Figure.of("numbers trained", found, "numbers", ours="LoFiT"),
+            Figure.of("share of right answers among three", found, "accuracy", ours="lofit"),
+            Figure.of("numbers trained", found, "numbers", ours="lofit"),
         ],
         criteria=[
             quality("LoFiT is above the base model", ours["accuracy"].mean - base, at_least=0.05),
