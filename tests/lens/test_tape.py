@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import regardant
@@ -167,3 +168,42 @@ def test_a_head_map_has_nan_where_nothing_was_read(model):
 def test_bad_readings_are_refused_before_any_pass(model, reading, sentence):
     with pytest.raises(ValueError, match=sentence):
         Tape(model, x=Reading(**reading))
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor that anything made."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for each in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(each, torch.Tensor):
+                self.numbers = max(self.numbers, each.numel())
+        return made
+
+
+@pytest.mark.parametrize(
+    ("reading", "room", "most"),
+    [
+        # 3 heads × 16 rows × 120 keys, or a copy of 3 heads' keys of 8 channels
+        (Reading(layers=[1], heads=[0, 1, 3], rows=slice(-16, None)), 2**25, 3 * 16 * 120),
+        # all rows in tiles of 4 × 4 heads × 8 rows × 120 keys numbers of 4 bytes
+        (Reading(layers=[1], reduce=entropy), 4 * 4 * 4 * 8 * 120, 4 * 8 * 120),
+    ],
+)
+def test_reading_makes_nothing_of_the_length_squared(model, reading, room, most):
+    tape, largest = Tape(model, room=room, some=reading), Largest()
+    read = tape.read
+
+    def watched(*arguments):
+        tape._sure.add("LlamaAttention")  # the comparison with the heads is made once, on four rows
+        with largest:
+            read(*arguments)
+
+    tape.read = watched
+    with torch.no_grad(), tape:
+        model(ids(1, 120))
+    assert 0 < largest.numbers <= most < 4 * 120 * 120
