@@ -54,7 +54,7 @@ def measured(run) -> dict[str, float]:
 
 
 def claim(context: Context) -> Outcome:
-    found = context.measure({"SmolLM2-135M-Instruct": measured})["SmolLM2-135M-Instruct"]
+    found = context.measure({"smollm2": measured})["smollm2"]
     rises = {name: found[name].mean - found["second"].mean for name in ("repaired", "random")}
     return Outcome(
         setting=f"up to {PROMPTS} pairs of prompts a task, {OBJECTS} objects with a solved example; effects "

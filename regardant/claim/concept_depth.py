@@ -57,16 +57,16 @@ def measured(concept: str, *, noise: bool = False, bits: int = 32):
 
 def claim(context: Context) -> Outcome:
     variants = {concept: measured(concept) for concept in CONCEPTS}
-    variants |= {f"{concept}, noise": measured(concept, noise=True) for concept in NOISED}
+    variants |= {f"{concept} noise": measured(concept, noise=True) for concept in NOISED}
     variants |= {
-        f"{concept}, {bits} bit": measured(concept, bits=bits) for concept in ROUNDED for bits in (8, 4)
+        f"{concept} {bits} bit": measured(concept, bits=bits) for concept in ROUNDED for bits in (8, 4)
     }
     found = context.measure(variants)
     reached = {name: statistics.median(each["reached"].values) for name, each in found.items()}
     peaks = {name: each["peak"].mean for name, each in found.items()}
     early = {name: each["first third"].mean for name, each in found.items()}
     lost = {
-        bits: max(abs(peaks[concept] - peaks[f"{concept}, {bits} bit"]) for concept in ROUNDED)
+        bits: max(abs(peaks[concept] - peaks[f"{concept} {bits} bit"]) for concept in ROUNDED)
         for bits in (8, 4)
     }
     return Outcome(
@@ -91,11 +91,11 @@ def claim(context: Context) -> Outcome:
             quality("parity is never read well", peaks["parity"], at_most=0.75),
             quality(
                 "noise brings no concept up earlier",
-                min(reached[f"{each}, noise"] - reached[each] for each in NOISED), at_least=0.0,
+                min(reached[f"{each} noise"] - reached[each] for each in NOISED), at_least=0.0,
             ),
             quality(
                 "and lowers the accuracy in the first third of the layers",
-                min(early[each] - early[f"{each}, noise"] for each in NOISED), at_least=0.0,
+                min(early[each] - early[f"{each} noise"] for each in NOISED), at_least=0.0,
             ),
             quality("8-bit weights move the peak by less than 3 points", lost[8], at_most=0.03),
             quality("4-bit weights by more", lost[4] - lost[8], at_least=1e-6),

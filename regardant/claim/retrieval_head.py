@@ -91,7 +91,7 @@ def text_losses(model, tokenizer, masks, draw) -> dict[str, float]:
 
 
 def claim(context: Context) -> Outcome:
-    found = context.measure({"SmolLM2-135M-Instruct": measured})["SmolLM2-135M-Instruct"]
+    found = context.measure({"smollm2": measured})["smollm2"]
     base, best, drawn = (found[name].mean for name in ("base", "best masked", "random masked"))
     rise = {name: found[f"text {name} masked"].mean / found["text"].mean - 1 for name in ("best", "random")}
     return Outcome(
