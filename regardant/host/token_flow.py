@@ -2,8 +2,9 @@
 
 An edit's `keep` says which tokens go on behind a block; its `inject` gives states that stand before all
 others from there on. Deeper blocks have fewer (or more) rows then, and caches of other lengths than the
-first: what the model prepares for all of its blocks alike (mask, positions) is cut to each block's own tokens.
-Behind the last block every token is back at its place; one that was dropped has the state in which it left.
+first: what the model prepares for all of its blocks alike (mask, positions) is cut to each block's own
+tokens. Behind the last block every token is back at its place; one that was dropped has the state in which
+it left.
 
 Each block remembers the places in the text of the keys in its cache: -1 for injected ones, which all later
 tokens see.

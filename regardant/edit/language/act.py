@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -60,12 +60,14 @@ class ACT(Edit):
         return self.beta == 1
 
     def prepare(self, sites):
-        layers = {site.layer: site for site in sites if not site.cross and self.stack in (None, site.stack)}
+        own = [site for site in sites if not site.cross and self.stack in (None, site.stack)]
+        layers = {site.layer for site in own}
         for layer, heads in (self.heads_at or {}).items():
             require(layer in layers, f"heads_at names layer {layer}, but this model has {_listed(layers)}")
+            fewest = min(site.q_heads for site in own if site.layer == layer)
             require(
-                all(0 <= head < layers[layer].q_heads for head in heads),
-                f"heads_at names heads {sorted(heads)} of layer {layer}, but it has {layers[layer].q_heads}",
+                all(0 <= head < fewest for head in heads),
+                f"heads_at names heads {sorted(heads)} of layer {layer}, but it has {fewest}",
             )
         self._last = max(layers, default=0)
         super().prepare(sites)
@@ -163,5 +165,5 @@ def kept_heads(
     return kept
 
 
-def _listed(layers: Mapping[int, Any]) -> str:
+def _listed(layers: Collection[int]) -> str:
     return f"layers {min(layers)} to {max(layers)}" if layers else "none"
