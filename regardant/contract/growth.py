@@ -21,9 +21,11 @@ from regardant.contract.report import Broken, Skip
 from regardant.contract.subject import Inputs, Subject
 from regardant.core.state import Cache, State
 
-TIME_MARGIN = 0.15
+TIME_MARGIN = 0.22
+"""What the measured exponent may exceed the declared one by. n·log n measures 1.1 here; a third more work at
+the longer length, where weights that short texts keep for the way back are computed again, adds 0.21."""
 MEMORY_MARGIN = 0.15
-"""What the measured exponent may exceed the declared one by; n·log n measures 1.1 here."""
+"""The same of memory, where nothing is computed twice."""
 STEPS = (1024, 2048)
 """Where decoding is measured."""
 LISTENING = 9

@@ -68,7 +68,7 @@ def test_contract_puts_the_verdict_on_file(monkeypatch):
     [
         (("contract", "sofmax"), "no system is called 'sofmax'; the nearest are softmax"),
         (("contract", "softmax", "--kind", "gate"), "give one or the other"),
-        (("contract", "--kind", "edit"), "kind is 'edit', but contract suites exist for"),
+        (("contract", "--kind", "fusion"), "kind is 'fusion', but contract suites exist for"),
         (("check", "nowhere:Layer"), "importing nowhere failed"),
         (("check", "json:Layer"), "json has no Layer"),
         (("check", "json"), "it is written module:Attribute"),

@@ -13,6 +13,7 @@ from regardant.core.network import Example
 from tests.contract import broken_brought as broken
 from tests.contract.breaking import assert_breaks_only
 from tests.contract.sound_brought import Entropy, Larger, Pooler
+from tests.contract.test_edits import BROKEN as BROKEN_EDITS
 
 BROKEN: dict[type, dict[str, str]] = {
     broken.SumsOverTheBatch: {
@@ -74,7 +75,7 @@ def test_sound_systems_pass(system, kind):
 
 def test_every_property_can_fail():
     for kind in BROUGHT:
-        shown = {title for properties in BROKEN.values() for title in properties}
+        shown = {title for properties in BROKEN.values() for title in properties} | {*BROKEN_EDITS.values()}
         assert set(SUITES[kind]) <= shown
     assert set(FOLDER_SUITES.values()) == {"sequence", "grid", "gate", *BROUGHT}
 

@@ -97,6 +97,15 @@ class Alone(Scaled):
         return heads * 2 * len(actors)
 
 
+class Crowded(Scaled):
+    """Cannot take more samples than there were prompts."""
+
+    def heads(self, heads, site, run):
+        if len(heads) > 2:
+            raise ValueError("at most two samples fit")
+        return super().heads(heads, site, run)
+
+
 class Anywhere(Scaled):
     """Takes any layers."""
 
@@ -113,6 +122,7 @@ BROKEN = {
     Mean: "causality",
     Counting: "padding",
     Forgetful: "cache",
+    Crowded: "generation",
     Anywhere: "errors",
 }
 

@@ -131,5 +131,5 @@ def test_what_cannot_be_checked_gets_one_sentence(target, config, sentence):
 
 
 def test_an_unknown_kind_gets_one_sentence():
-    with pytest.raises(ValueError, match="kind is 'edit', but the suites are for sequence, grid, gate, rule"):
-        check(foreign.Silent, kind="edit")
+    with pytest.raises(ValueError, match="kind is 'fusion', but the suites are for sequence, grid, gate"):
+        check(foreign.Silent, kind="fusion")

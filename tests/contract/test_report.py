@@ -95,8 +95,8 @@ def test_a_system_that_cannot_be_imported_breaks_its_contract(monkeypatch):
 
 
 def test_a_kind_without_a_suite_is_an_error():
-    with pytest.raises(ValueError, match="kind is 'edit', but contract suites exist for sequence"):
-        run([], kind="edit")
+    with pytest.raises(ValueError, match="kind is 'fusion', but contract suites exist for sequence"):
+        run([], kind="fusion")
 
 
 def test_examples_must_be_drawn():
