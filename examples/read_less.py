@@ -44,7 +44,7 @@ for name, make in EDITS.items():
     for budget in BUDGETS:
         with regardant.apply(model, make(budget)):
             lost.append(loss() - full)
-    print(f"{name}: " + ", ".join(f"{budget} keys +{more:.3f}" for budget, more in zip(BUDGETS, lost)))
+    print(f"{name}: " + ", ".join(f"{budget} keys {more:+.3f}" for budget, more in zip(BUDGETS, lost)))
     axes.plot(BUDGETS, lost, marker="o", label=name)
 axes.axhline(0, color="grey", linewidth=0.8)
 axes.set(xscale="log", xticks=BUDGETS, xticklabels=BUDGETS, xlabel="keys a query may read")
