@@ -20,6 +20,8 @@ from regardant.core.errors import require
 from regardant.host.site import Site
 
 Rows = slice | Sequence[int]
+ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""What two ways of computing the same heads may differ by, as a share of the largest."""
 
 
 @dataclass
@@ -150,6 +152,17 @@ class Call:
         return weights @ (
             v if v.shape[1] == weights.shape[1] else v.repeat_interleave(self.site.group, dim=1)
         )
+
+    def unlike(self, heads: Float[Tensor, "b h m e"] | None = None, *, last: int = 16) -> tuple[float, bool]:
+        """How far the last rows of `heads` (as the host's own implementation computes them, if not given)
+        are from this arithmetic, and whether that is more than rounding."""
+        rows = slice(max(self.queries - last, 0), self.queries)
+        with torch.no_grad():
+            heads = self.fused(self)[0] if heads is None else heads
+            seen = self.visible(rows).any(-1, keepdim=True)
+            gap = float(((self.mix(self.maps(rows)) - heads[:, :, rows]) * seen).abs().max())
+            room = ROUNDING.get(heads.dtype, 5e-2) * max(1.0, float(heads.abs().max()))
+        return gap, gap > room
 
     def _added(self) -> Tensor | None:
         """What a float mask adds where it does not forbid."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from regardant.core.errors import require
 from regardant.host.fused_calls import FusedCalls, tokens_of
 from regardant.host.run import Run
 from regardant.host.site import Site
@@ -23,14 +22,10 @@ class DiffusersHost(FusedCalls):
     """A model of diffusers."""
 
     advice = "set its processor to AttnProcessor2_0"
+    wanted = "a UNet or a diffusion transformer of diffusers, whose attention has a processor"
 
     def __init__(self, model: nn.Module):
-        super().__init__(model, list(_sites(model)))
-        require(
-            len(self.sites) > 0,
-            f"no attention with a processor is found in {type(model).__name__}; choose a UNet or a diffusion "
-            "transformer of diffusers",
-        )
+        super().__init__(model, _sites(model))
 
     def begins(self, run: Run):
         names = list(inspect.signature(type(self.model).forward).parameters)[1:]

@@ -6,7 +6,7 @@ it may concern, with the arguments that the module made; all else of the module'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -27,8 +27,12 @@ class FusedCalls:
     advice = "choose an implementation that does"
     """What to do where a module's forward calls something else."""
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site]):
+    wanted = "modules that call it"
+    """What is looked for, in the words of the sentence that refuses a model without it."""
+
+    def __init__(self, model: nn.Module, sites: Iterable[Site]):
         self.model, self.sites = model, tuple(sites)
+        require(len(self.sites) > 0, f"no attention is found in {type(model).__name__}; choose {self.wanted}")
         self._handles: list[Any] = []
 
     def attach(self, attend: Attend, run: Run) -> None:

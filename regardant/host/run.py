@@ -121,7 +121,16 @@ class Run:
             self.roles is not None,
             f"the role {name!r} is asked for, but no roles were given: apply(model, …, roles=Roles(…))",
         )
-        return self.roles.mask(name, self.length if keys is None else keys, batch=self.batch)
+        mask = self.roles.mask(name, self.length if keys is None else keys, batch=self.batch)
+        return mask.to(self._device())
+
+    def _device(self) -> torch.device:
+        """Where the tokens of the present pass are."""
+        for tokens in (self.ids, self.real):
+            if tokens is not None:
+                return tokens.device
+        weights = None if self.model is None else next(self.model.parameters(), None)
+        return torch.device("cpu") if weights is None else weights.device
 
     def first_real(self) -> Int[Tensor, "b"] | None:
         """The place of each sample's first token that is no padding; None where all begin at 0."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from regardant.core.errors import require
 from regardant.host.fused_calls import FusedCalls, tokens_of
 from regardant.host.run import Run
 from regardant.host.site import Site
@@ -21,14 +20,10 @@ class TimmHost(FusedCalls):
     """A model of timm."""
 
     advice = "set its fused_attn to True (timm.layers.set_fused_attn())"
+    wanted = "a vision transformer of timm, whose attention has qkv, num_heads and proj"
 
     def __init__(self, model: nn.Module):
-        super().__init__(model, list(_sites(model)))
-        require(
-            len(self.sites) > 0,
-            f"no attention with qkv, num_heads and proj is found in {type(model).__name__}; choose a vision "
-            "transformer of timm",
-        )
+        super().__init__(model, _sites(model))
 
     def begins(self, run: Run):
         def hook(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

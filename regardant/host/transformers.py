@@ -48,7 +48,6 @@ class TransformersHost:
             f"{_named(model)}; choose a model whose attention does, or give it an attention module that "
             "calls ALL_ATTENTION_FUNCTIONS",
         )
-        self._by_module = {id(site.module): site for site in self.sites}
         self._configs: list[tuple[Any, str | None]] = []
         self._passes: Passes | None = None
         self._rotary = Rotary()

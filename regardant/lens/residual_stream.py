@@ -89,10 +89,6 @@ class Parts:
     last: Float[Tensor, "b m c"]
     """The stream before the last norm."""
 
-    def before_mlp(self, layer: int) -> Float[Tensor, "b m c"]:
-        """The stream as it enters an MLP."""
-        return self.after(layer - 1) + self.heads[layer].sum(1) + self.biases[layer]
-
     def after(self, layer: int) -> Float[Tensor, "b m c"]:
         """The stream as it leaves a layer; -1 is the embedding."""
         done = layer + 1

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from regardant.core.errors import require, unknown
 from regardant.host.call import Call
 from regardant.host.run import Run
-from regardant.host.seam import TOLERANCE, Seam
+from regardant.host.seam import Seam
 from regardant.host.site import Site
 from regardant.lens.head_map import HeadMap
 
@@ -239,13 +239,9 @@ class Tape:
         kind = type(site.module).__name__
         if kind in self._sure or call.dropout:
             return
-        rows = slice(max(call.queries - 4, 0), call.queries)
-        with torch.no_grad():
-            seen = call.visible(rows).any(-1, keepdim=True)
-            gap = float(((call.mix(call.maps(rows)) - heads[:, :, rows]) * seen).abs().max())
-            room = TOLERANCE.get(heads.dtype, 5e-2) * max(1.0, float(heads.abs().max()))
+        gap, other = call.unlike(heads, last=4)
         require(
-            gap <= room,
+            not other,
             f"{kind} at {site.name} computes more than softmax(q·k) v under a mask: its maps cannot be read "
             f"(their heads differ by {gap:.2g})",
         )

@@ -51,4 +51,3 @@ SHAPES = Recipe(steps=800, batch=64, learning_rate=2e-3)
 """Shapes never come twice, so nothing is augmented."""
 FEW_SHAPES = Recipe(steps=600, batch=64, learning_rate=2e-3, shift=2, erase=0.25)
 """For a fixed set of few images. Mirrored they would be other shapes: an ell is no mirrored ell."""
-SUPER_RESOLUTION = Recipe(steps=1000, batch=16, learning_rate=1e-3, mirror=True)

@@ -154,7 +154,10 @@ def _idle(
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):  # all that is drawn here is written over
         model = LlamaForCausalLM(config).double().eval()
-    draw = lambda *shape: 0.05 * torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+
+    def draw(*shape: int) -> Tensor:
+        return 0.05 * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
     with torch.no_grad():
         for weight in model.parameters():
             weight.zero_() if weight.ndim > 1 else weight.fill_(1.0)

@@ -10,7 +10,6 @@ user's cache, where XDG_CACHE_HOME says, and loads in half a second from then on
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,8 +69,3 @@ def _convert(package: Path, folder: Path) -> None:
             require((folder / "config.json").exists(), f"{folder} is in the way of the converted model")
             return
         Path(half).mkdir()
-
-
-def forget() -> None:
-    """Remove what is kept in the cache."""
-    shutil.rmtree(_cache(), ignore_errors=True)

@@ -74,6 +74,15 @@ def test_pitfall_the_table_of_the_overlap_is_as_wide_as_both_windows():
     assert layer.halo == 4 and layer.position.table.shape == (6, 16 + 24 - 1, 16 + 24 - 1)
 
 
+def test_pitfall_every_offset_of_the_overlap_has_its_place_in_the_table():
+    """A window of 4 with 1 around it, in the middle of its map: each offset between them is used by some
+    query, and moves the result."""
+    layer = OverlappingAttention(6, 2, window=4).double()
+    layer(torch.randn(1, 12, 12, 6, dtype=torch.float64)).square().sum().backward()
+    assert layer.halo == 1 and layer.position.table.shape == (2, 4 + 6 - 1, 4 + 6 - 1)
+    assert (layer.position.table.grad != 0).all()
+
+
 def test_released_tables_become_ours():
     """By their own indices: query minus key in windows, and a wrapping key minus query in the overlap."""
     m, wide = 4, 6

@@ -98,4 +98,14 @@ def test_a_skip_behind_a_norm_becomes_one_convolution():
 def test_pitfall_widths_that_are_no_multiples_are_refused():
     with pytest.raises(ValueError, match="320 is no multiple of 128"):
         FFNet(widths=(64, 128, 320), depths=(1, 1, 1), classes=2)
-    assert merging(4, 12)(torch.zeros(1, 5, 8, 4)).shape == (1, 3, 4, 12)
+
+
+def test_merging_makes_three_of_each_channel_apart():
+    part, x = seen(merging(4, 12))[0], torch.randn(1, 5, 8, 4, dtype=torch.float64, requires_grad=True)
+    merged = part(x)
+    assert merged.shape == (1, 3, 4, 12)
+    for channel in range(12):
+        (slope,) = torch.autograd.grad(merged[..., channel].sum(), x, retain_graph=True)
+        assert [bool(slope[..., each].any()) for each in range(4)] == [
+            each == channel // 3 for each in range(4)
+        ]

@@ -32,10 +32,24 @@ def test_a_blocks_weights_lie_nearly_all_in_its_pointwise_convolution():
 
 
 @torch.no_grad()
-def test_a_block_that_keeps_its_size_can_be_replaced():
-    model = MobileNet(classes=3).eval()
+def test_a_block_that_keeps_its_size_can_be_left_out():
+    model, images = MobileNet(classes=3).eval(), torch.randn(1, 3, 9, 13)
+    with_it, kept = model(images), model.blocks[2]
+    seen = {}
+    handles = [
+        model.blocks[at].register_forward_hook(
+            lambda m, given, made, at=at: seen.update({at: (given[0], made)})
+        )
+        for at in (1, 3)
+    ]
     model.blocks[2] = torch.nn.Identity()
-    assert model(torch.zeros(1, 3, 9, 13)).shape == (1, 3)
+    without = model(images)
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(seen[3][0], seen[1][1])
+    assert not torch.allclose(with_it, without)
+    model.blocks[2] = kept
+    assert torch.equal(model(images), with_it)
 
 
 @pytest.mark.parametrize(

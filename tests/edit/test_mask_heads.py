@@ -1,23 +1,15 @@
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 import regardant
 from regardant.edit.mask_heads import MaskHeads
+from tests.edit.small_llama import IDS, small_llama
 
 
 @pytest.fixture
 def model():
-    config = LlamaConfig(
-        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        return LlamaForCausalLM(config).double().eval()
-
-
-IDS = torch.randint(50, (2, 11), generator=torch.Generator().manual_seed(1))
+    return small_llama(layers=4)
 
 
 def without_columns(model, chosen, strength=1.0):

@@ -1,24 +1,17 @@
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import regardant
 from regardant.edit.set_attention import SetAttention
 from regardant.lens.tape import Reading, Tape
+from tests.edit.small_llama import IDS, small_llama
 
 
 @pytest.fixture
 def model():
-    config = LlamaConfig(
-        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        return LlamaForCausalLM(config).double().eval()
+    return small_llama(layers=3)
 
 
-IDS = torch.randint(50, (2, 11), generator=torch.Generator().manual_seed(1))
 TO = torch.tensor([[0, 0.25, 0.75], [1.0, 0, 0]], dtype=torch.float64)
 
 

@@ -10,6 +10,7 @@ import torch
 from regardant.edit.apply import apply
 from regardant.edit.edit import Edit
 from regardant.host.roles import Roles
+from regardant.host.run import Run
 from regardant.world.families import FAMILIES, IMAGE, PAD
 from tests.host.edits import Watching
 
@@ -155,3 +156,13 @@ class TestRoles:
         assert set(told) == {int((inputs["input_ids"] == IMAGE).sum())}
         with pytest.raises(ValueError, match="no roles were given"), apply(model, Images(stack="text")):
             model.generate(**inputs, max_new_tokens=2, do_sample=False)
+
+
+@pytest.mark.parametrize("told", ["ids", "real"])
+def test_roles_are_told_where_the_tokens_are(told):
+    """On the device of the pass: "meta" stands for one that is not the processor's."""
+    run = Run(roles=Roles({"image": slice(1, 3)}, length=5))
+    run.begin(past=0, length=5, batch=2, **{told: torch.ones(2, 5, dtype=torch.int64, device="meta")})
+    assert run.role("image").device.type == "meta"
+    run.begin(past=0, length=5, batch=2)
+    assert run.role("image").tolist() == [[False, True, True, False, False]] * 2
