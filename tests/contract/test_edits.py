@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
+import regardant
 from regardant.contract import check
 from regardant.edit.edit import Edit
 from regardant.edit.language.temp_scale import TempScale
@@ -130,6 +133,14 @@ BROKEN = {
 @pytest.mark.parametrize("sound", [Scaled, TempScale], ids=lambda edit: edit.__name__)
 def test_sound_edits_keep_their_contract(sound):
     assert check(sound).passed, str(check(sound))
+
+
+def test_the_edit_that_the_documentation_writes_keeps_the_contract():
+    page = (Path(regardant.__file__).parents[1] / "docs" / "edits.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(from dataclasses.*?)```", page, flags=re.DOTALL)
+    written: dict[str, object] = {"__name__": __name__}
+    exec(code, written)
+    assert check(written["TempScale"]).passed, str(check(written["TempScale"]))
 
 
 @pytest.mark.parametrize(
