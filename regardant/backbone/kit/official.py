@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -43,3 +45,22 @@ def _applied(rule: Rule, key: str, value: Tensor) -> list[tuple[str, Tensor]]:
         pieces = value.chunk(len(rule.parts))
         return [(re.sub(rule.pattern, part, key), piece) for part, piece in zip(rule.parts, pieces)]
     return [] if rule.by is None else [(re.sub(rule.pattern, rule.by, key), value)]
+
+
+def joined(
+    state: Mapping[str, Tensor], within: str, *, parts: Sequence[str], whole: str
+) -> dict[str, Tensor]:
+    """The same entries, but those whose keys match `within` and differ in one of `parts` alone are one, end
+    to end along their first axis: queries and keys from two layers for a layer that has both."""
+    found, first = dict(state), f".{parts[0]}."
+    for key in state:
+        several = [key.replace(first, f".{part}.") for part in parts]
+        if re.search(within, key) and first in key and all(name in state for name in several):
+            found[key.replace(first, f".{whole}.")] = torch.cat([found.pop(name) for name in several])
+    return found
+
+
+def by_key_minus_query(table: Float[Tensor, "offsets heads"]) -> Float[Tensor, "heads down across"]:
+    """A released table of biases in square windows, whose offsets are query minus key and along one axis."""
+    side = round(len(table) ** 0.5)
+    return table.unflatten(0, (side, side)).flip(0, 1).permute(2, 0, 1)

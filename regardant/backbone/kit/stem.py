@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from regardant.backbone.kit.convolution import BatchNorm, Convolution
+from regardant.backbone.kit.field import Field
 from regardant.backbone.kit.residual import InTurn
 
 Norm = Callable[[int], nn.Module]
@@ -43,3 +46,24 @@ def convolutions(
         parts += [norm(after)] if last_norm or not last else []
         parts += [] if last else [activation()]
     return InTurn(*parts)
+
+
+class NeighborMerging(nn.Module):
+    """Each square of four positions side by side, normed, and narrowed to `after` (Liu et al., Swin).
+
+    They follow one another down the columns. Where a side is odd, zeros stand at its end.
+    """
+
+    def __init__(self, before: int, after: int):
+        super().__init__()
+        self.norm, self.narrow = nn.LayerNorm(4 * before), nn.Linear(4 * before, after, bias=False)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j d"]:
+        below, right = x.shape[1] % 2, x.shape[2] % 2
+        if below or right:
+            x = pad(x, (0, 0, 0, right, 0, below))
+        squares = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+        return self.narrow(self.norm(squares.permute(0, 1, 3, 4, 2, 5).flatten(3)))
+
+    def field(self, height: int, width: int) -> Field:
+        return Field.window((height, width), 2, 2, 0)
