@@ -3,9 +3,10 @@
     gates = SeerGates.of(model, block=16)
     learn_gates(gates, model, texts, tokenizer=tokenizer, length=512, windows=48, steps=300)
 
-The model reads each window once. Of each layer only what the gates learn from is kept: pooled queries and
-keys, and the block maxima of its map, which are computed some rows at a time. The gates then learn from
-these, many times over.
+The model reads each window once. Of each layer only what the gates learn from is kept: queries (pooled, where
+a block's choose together), pooled keys, and the block maxima of its map, which are computed some rows at a
+time. The gates then learn from these, many times over. Where each query chooses for itself there is much to
+keep: `every` keeps every so manyth row.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from regardant.core.errors import require
-from regardant.edit.language.seerattention import SeerGates, divergence, taught
+from regardant.edit.language.seerattention import SeerGates, divergence
 from regardant.host.host import host_of
 from regardant.host.site import Site
 from regardant.train.at_sites import AtSites
 from regardant.train.fit import Fitted, Progress, fit
 from regardant.train.texts import Texts, Tokenizer
 
-Lesson = tuple[Float[Tensor, "w h t d"], Float[Tensor, "w g t e"], Float[Tensor, "w h t t"]]
-"""Of one layer: pooled queries, pooled keys, the target; a row a window."""
+Lesson = tuple[Float[Tensor, "w h m d"], Float[Tensor, "w g t e"], Float[Tensor, "w h m t"]]
+"""Of one layer: queries, pooled keys, the target; a row a window."""
 
 
 class Lessons:
@@ -36,17 +37,18 @@ class Lessons:
     metric_name: ClassVar[str] = "divergence, nats a row"
     higher_is_better: ClassVar[bool] = False
 
-    def __init__(self, name: str, by_layer: dict[str, Lesson], *, held_out: int):
-        self.name, self.by_layer = name, by_layer
+    def __init__(self, name: str, by_layer: dict[str, Lesson], *, held_out: int, every: int):
+        self.name, self.by_layer, self.every = name, by_layer, every
         self.windows = len(next(iter(by_layer.values()))[0])
         self.held_out = held_out
 
     @classmethod
     def read(
         cls, gates: SeerGates, model: nn.Module, texts: Texts, *, windows: int, seed: int,
-        held_out: int = 0, progress: Progress | None = None,
+        held_out: int = 0, every: int = 1, progress: Progress | None = None,
     ) -> Lessons:  # fmt: skip
         """Let the model read as many windows, drawn from the texts; the last ones are held out."""
+        require(every >= 1, f"every is {every}, but 1 keeps all rows")
         sites = [site for site in host_of(model).sites if site.causal and str(site.layer) in gates.by_layer]
         for site in sites:
             gates.check(site)
@@ -56,10 +58,8 @@ class Lessons:
             gate = gates.at(site)
 
             def keep(call, heads):
-                pooled = gate.pool(*call.unturned())
-                target = taught(
-                    call.q, call.k, block=gates.block, scale=call.scaling, choosers=gates.choosers
-                )
+                pooled = gate.pool(*call.unturned(), every=every)
+                target = gate.taught(call.q, call.k, scale=call.scaling, every=every)
                 found[str(site.layer)].append((*pooled, target))
                 return heads.new_zeros(())
 
@@ -73,7 +73,9 @@ class Lessons:
             if progress is not None:
                 progress(number + 1, windows, 0.0)
         lessons = {layer: tuple(map(torch.cat, zip(*parts))) for layer, parts in found.items()}
-        return cls(f"block maxima over {texts.name}", lessons, held_out=held_out)
+        return cls(
+            f"every {every}. row of block maxima over {texts.name}", lessons, held_out=held_out, every=every
+        )
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         rows = torch.randint(self.windows - self.held_out, (size,), generator=generator)
@@ -100,16 +102,16 @@ class Learning(nn.Module):
     def forward(self, rows: Int[Tensor, "b"]) -> Float[Tensor, "layers"]:
         losses = []
         for layer, (q, k, target) in self._lessons.by_layer.items():
-            logits = self.gates.by_layer[layer](q[rows], k[rows], self.gates.choosers)
+            logits = self.gates.by_layer[layer](q[rows], k[rows], every=self._lessons.every)
             losses.append(divergence(target[rows], logits))
         return torch.stack(losses)
 
 
 def learn_gates(
     gates: SeerGates, model: nn.Module, texts: Sequence[str | Tensor], *, tokenizer: Tokenizer | None = None,
-    length: int = 512, windows: int = 48, steps: int = 300, batch: int = 4, learning_rate: float = 1e-2,
-    seed: int = 0, progress: Progress | None = None, checkpoint: Path | None = None,
-    checkpoint_every: int = 50,
+    length: int = 512, windows: int = 48, every: int = 1, steps: int = 300, batch: int = 4,
+    learning_rate: float = 1e-2, seed: int = 0, progress: Progress | None = None,
+    checkpoint: Path | None = None, checkpoint_every: int = 50,
 ) -> Fitted:  # fmt: skip
     """Train the gates in place, on `windows` windows of `length` tokens of these texts, and nothing else."""
     require(windows >= 1, f"windows is {windows}, but gates learn from at least 1")
@@ -119,7 +121,7 @@ def learn_gates(
     )
     vocabulary = getattr(model.config, "vocab_size", None)
     given = Texts(texts, length=length, tokenizer=tokenizer, vocabulary=vocabulary)
-    lessons = Lessons.read(gates, model, given, windows=windows, seed=seed)
+    lessons = Lessons.read(gates, model, given, windows=windows, every=every, seed=seed)
     return fit(
         Learning(gates, lessons), lessons, steps=steps, batch=batch, learning_rate=learning_rate, seed=seed,
         device=next(model.parameters()).device, progress=progress, checkpoint=checkpoint,

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from regardant.core import block_map as under_test
-from regardant.core.block_map import block_map, densest_blocks, places_of_blocks, pooled_by_block
+from regardant.core.block_map import (
+    block_map,
+    blocks_each,
+    densest_blocks,
+    places_of_blocks,
+    pooled_by_block,
+)
 from regardant.core.block_search import attend_gathered
 
 
@@ -36,6 +42,12 @@ def test_maxima_and_mass_of_tiles_are_those_of_the_whole_map(length, pairs, monk
             tile = weights[:, :, 5 * row : 5 * row + 5, 5 * column : 5 * column + 5]
             torch.testing.assert_close(maxima[:, :, row, column], tile.amax((2, 3)), atol=1e-12, rtol=0)
             torch.testing.assert_close(mass[:, :, row, column], tile.sum((2, 3)), atol=1e-12, rtol=0)
+    for of in ("maxima", "mass"):
+        found = block_map(q, k, block=5, scale=0.4, of=of, by_query=True)
+        columns = [weights[:, :, :, 5 * column : 5 * column + 5] for column in range(count)]
+        expected = [each.amax(3) if of == "maxima" else each.sum(3) for each in columns]
+        torch.testing.assert_close(found, torch.stack(expected, dim=3), atol=1e-12, rtol=0)
+        assert found.shape == (2, 4, length, count)
 
 
 def test_no_map_is_ever_whole(monkeypatch):
@@ -57,24 +69,38 @@ def test_the_last_block_is_pooled_over_the_tokens_that_it_has(how):
         torch.testing.assert_close(found[:, :, number], expected)
 
 
-def test_a_row_keeps_its_own_block_and_the_best_in_all_the_share_that_it_sees():
+def test_a_row_keeps_its_own_block_and_the_best_as_many_as_every_other():
     scores = torch.tensor([[9.0, 0, 0, 0], [1, 0, 5, 5], [1, 2, 0, 9], [4, 1, 4, 0]])
-    found = densest_blocks(scores, 0.5)
-    assert found.int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 1]]
-    assert densest_blocks(scores, 1.0).equal(torch.ones(4, 4).tril().bool())
-    ten = densest_blocks(drawn(10, 10), 0.3)
-    assert ten.sum(-1).tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+    found = densest_blocks(scores, 0.75, block=3)
+    assert found.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 1]]
+    assert densest_blocks(scores, 1.0, block=3).equal(torch.ones(4, 4).tril().bool())
     with pytest.raises(ValueError, match="density is 0"):
-        densest_blocks(scores, 0)
+        densest_blocks(scores, 0, block=3)
 
 
-def test_attention_over_chosen_blocks_is_the_masked_one():
+def test_queries_that_choose_for_themselves_keep_the_block_in_which_they_stand():
+    scores = torch.tensor([[9.0, 0, 0], [0, 5, 5], [0, 5, 5], [3, 0, 5], [1, 2, 0]])
+    found = densest_blocks(scores, 0.9, block=2)
+    assert found.int().tolist() == [[1, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 0], [0, 1, 1]]
+
+
+@pytest.mark.parametrize("density", [0.1, 0.25, 0.5, 0.9, 1.0])
+def test_the_share_of_the_causal_map_is_the_density_rounded_down(density):
+    count = 200
+    found = densest_blocks(drawn(count, count), density, block=1)
+    assert int(found[-1].sum()) == blocks_each(count, density)
+    assert float(found.sum()) / (count * (count + 1) / 2) == pytest.approx(density, abs=0.01)
+
+
+@pytest.mark.parametrize("rows", [4, 14])
+def test_attention_over_chosen_blocks_is_the_masked_one(rows):
     n, block = 14, 4
     q, k, v = drawn(2, 4, n, 8), drawn(2, 2, n, 8, seed=1), drawn(2, 2, n, 8, seed=2)
-    chosen = densest_blocks(drawn(2, 4, 4, 4, seed=3), 0.5)
+    chosen = densest_blocks(drawn(2, 4, rows, 4, seed=3), 0.8, block=block)
     at, sees = places_of_blocks(chosen, block=block, length=n)
     found = attend_gathered(q, k, v, at, sees, scale=0.3)
-    mask = chosen.repeat_interleave(block, 2).repeat_interleave(block, 3)[:, :, :n, :n]
+    by_query = chosen.repeat_interleave(block if rows == 4 else 1, 2)
+    mask = by_query.repeat_interleave(block, 3)[:, :, :n, :n]
     mask = mask & torch.ones(n, n).tril().bool()
     keys, values = (x.repeat_interleave(2, dim=1) for x in (k, v))
     weights = (q @ keys.mT * 0.3).masked_fill(~mask, -torch.inf).softmax(-1)

@@ -82,7 +82,7 @@ def test_gates_fit_the_model_and_all_blocks_are_the_models_own_attention(smollm)
     model, tokenizer = smollm
     ids = ids_of(tokenizer, (CONTEXT + QUESTION) * 3)
     expected = model(ids).logits
-    gates = SeerGates.of(model, block=8, choosers="past")
+    gates = SeerGates.of(model, block=8, choosers="row")
     assert gates.layers == list(range(30)) and gates.heads == 9 and gates.kv_heads == 3
     with apply(model, SeerAttention(gates=gates, threshold=0.0)):
         torch.testing.assert_close(model(ids).logits, expected, atol=2e-3, rtol=1e-4)

@@ -5,9 +5,10 @@ entry j and dividing the rest by what is left changes the loss by about
 
     E_ij = A_ij / (1 - A_ij) · (Σ_m G_im A_im - G_ij)
 
-summed over tiles of `block` queries by `block` keys and averaged over texts. The forward stays fused: only
-the gradient of each layer's heads is taken, and A and G = ∂L/∂heads · vᵀ are computed again from q, k and v,
-layer by layer. Signed influences of a tile cancel; plans go by their size (`by_key_head`).
+whose size |E_ij|, entry by entry as in the official profile, is summed over tiles of `block` queries by
+`block` keys and averaged over texts: with their signs, the entries of a tile would cancel. The forward stays
+fused: only the gradient of each layer's heads is taken, and A and G = ∂L/∂heads · vᵀ are computed again from
+q, k and v, layer by layer.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ IGNORED = -100
 
 
 class AttentionInfluence:
-    """Influences of all layers that see the past, over tiles of `block` by `block`."""
+    """Sizes of the influences in all layers that see the past, over tiles of `block` by `block`."""
 
     def __init__(self, *, block: int = 64) -> None:
         require(block >= 1, f"block is {block}, but a tile holds at least 1 query")
@@ -83,7 +84,7 @@ class AttentionInfluence:
             weights = call.maps(heads=[head])[:, 0]
             effect = influence(weights, grad[:, head] @ call.v[:, head // call.site.group].mT)
             spare = -effect.shape[-1] % self.block
-            effect = functional.pad(effect.sum(0), (0, spare, 0, spare))
+            effect = functional.pad(effect.abs().sum(0), (0, spare, 0, spare))
             found.append(effect.unflatten(1, (-1, self.block)).unflatten(0, (-1, self.block)).sum((1, 3)))
         return torch.stack(found)
 
@@ -99,5 +100,5 @@ def influence(weights: Float[Tensor, "*b m n"], gradient: Float[Tensor, "*b m n"
 def by_key_head(
     tiles: Float[Tensor, "layers heads t t"], *, kv_heads: int
 ) -> Float[Tensor, "layers kv_heads t t"]:
-    """Sizes, and of the heads that share a key head the largest: what a plan goes by."""
-    return tiles.abs().unflatten(1, (kv_heads, -1)).amax(dim=2)
+    """Of the heads that share a key head the largest: what a plan goes by."""
+    return tiles.unflatten(1, (kv_heads, -1)).amax(dim=2)

@@ -1,12 +1,14 @@
 """Edits under which each block of queries of a prompt reads some blocks of keys, chosen by a score.
 
-What differs is the score; what is done with it is the same: of each row of blocks its own and the best,
-`density` of those it sees, and exact softmax over their keys. Besides the base here are three yardsticks:
-pooled queries and keys, the first block and the last ones, and the best that could be chosen.
+What differs is the score; what is done with it is the same: each reads its own block and the best, as many
+for all (the first ones read what there is), `density` of the causal map in all, and exact softmax over their
+keys. Besides the base here are three yardsticks: pooled products, the first block and the last ones, and the
+best that could be chosen.
 
-`choosers` says who chooses for a block of queries: "block", its own queries, which is sound where the prompt
-is all there (a loss measured on the prompt peeks, though, by up to a block), or "past", the queries of the
-block before. A prompt is what is read in one pass; the tokens after it read all.
+`choosers` says who chooses: "block", the queries of a block together, which is sound where the prompt is all
+there (a loss measured on the prompt peeks, though, by up to a block), or "row", each query for itself among
+the blocks before its own, so that nothing depends on tokens after it. A prompt is what is read in one pass;
+the tokens after it read all.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ from torch import Tensor
 from regardant.core.block_map import (
     block_map,
     densest_blocks,
-    earlier_blocks,
     places_of_blocks,
     pooled_by_block,
 )
@@ -34,12 +35,13 @@ from regardant.host.call import Call
 from regardant.host.run import Run
 from regardant.host.site import Site
 
-CHOOSERS = ("block", "past")
+CHOOSERS = ("block", "row")
+Choosers = Literal["block", "row"]
 
 
 @dataclass(kw_only=True)
 class BlockChoice(KeyChoice):
-    """`density` of the visible blocks of `block` keys, the own one among them. 1 reads all."""
+    """`density` of the causal map in blocks of `block` keys, the own block always. 1 reads all."""
 
     passes: ClassVar[tuple[str, ...]] = ("prompt",)
     exempt: ClassVar[dict[str, str]] = {
@@ -62,16 +64,17 @@ class BlockChoice(KeyChoice):
     def replaces(self, call: Call, run: Run) -> bool:
         return super().replaces(call, run) and call.past == 0
 
-    def wanted(self, call: Call, text: CausalText, site: Site) -> Float[Tensor, "b h t t"]:
-        """How much each block of queries wants each block of keys; what it does not see does not matter."""
+    def wanted(self, call: Call, text: CausalText, site: Site) -> Float[Tensor, "b h m t"]:
+        """How much each block of queries, or each query, wants each block of keys; its own and what it does
+        not see do not matter."""
         raise TypeError(f"{type(self).__name__} does not score blocks")
 
-    def choose(self, scores: Float[Tensor, "b h t t"]) -> Bool[Tensor, "b h t t"]:
-        return densest_blocks(scores, self.density)
+    def choose(self, scores: Float[Tensor, "b h m t"]) -> Bool[Tensor, "b h m t"]:
+        return densest_blocks(scores, self.density, block=self.block)
 
     def chosen(
         self, call: Call, site: Site, run: Run
-    ) -> Iterator[tuple[CausalText, Bool[Tensor, "b h t t"]]]:
+    ) -> Iterator[tuple[CausalText, Bool[Tensor, "b h m t"]]]:
         """The texts of a prompt, and which blocks are read in each."""
         for text in texts_of(call, run, self):
             with torch.no_grad():
@@ -90,31 +93,38 @@ class BlockChoice(KeyChoice):
         return cls.examples()[0] | dict(density=1.0)
 
 
-def asked_by(x: Float[Tensor, "b h t d"], choosers: str) -> Float[Tensor, "b h t d"]:
-    """Pooled queries, each at the block that it chooses for. With "past" nobody chooses for the first."""
+def check_choosers(choosers: str) -> None:
     if choosers not in CHOOSERS:
         raise unknown("choosers", choosers, CHOOSERS)
-    return x if choosers == "block" else torch.cat([torch.zeros_like(x[:, :, :1]), x[:, :, :-1]], dim=2)
 
 
 @dataclass(kw_only=True)
-class MeanPooledBlocks(BlockChoice):
-    """Blocks by the product of the mean query and the mean key, nothing trained.
+class QueriesChoose(BlockChoice):
+    """Where the queries choose, and not their place alone."""
+
+    choosers: Choosers = "block"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choosers(self.choosers)
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        small = dict(density=0.6, block=4, choosers="row")
+        return [small, small | dict(layers=[0, -1])]
+
+
+@dataclass(kw_only=True)
+class MeanPooledBlocks(QueriesChoose):
+    """Blocks by the product of the query, or a block's mean query, and the mean key, nothing trained.
 
     The means are of what the attention multiplies, positions turned in.
     """
 
-    choosers: Literal["block", "past"] = "block"
-
     def wanted(self, call, text, site):
-        q = asked_by(pooled_by_block(text.q, self.block, "mean"), self.choosers)
+        q = text.q if self.choosers == "row" else pooled_by_block(text.q, self.block, "mean")
         k = pooled_by_block(text.k, self.block, "mean").repeat_interleave(site.group, dim=1)
         return q @ k.mT
-
-    @classmethod
-    def examples(cls) -> list[dict[str, Any]]:
-        small = dict(density=0.4, block=4, choosers="past")
-        return [small, small | dict(layers=[0, -1])]
 
 
 @dataclass(kw_only=True)
@@ -129,26 +139,23 @@ class SinkAndWindowBlocks(BlockChoice):
 
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
-        return [dict(density=0.4, block=4)]
+        return [dict(density=0.6, block=4)]
 
 
 @dataclass(kw_only=True)
-class OracleBlocks(BlockChoice):
-    """The blocks that hold most of the attention: no choice of as many captures more. All of it is computed
-    to find them, and the queries choose for themselves."""
+class OracleBlocks(QueriesChoose):
+    """The blocks that hold most of the attention: no choice of as many, by the same choosers, captures more.
+    All of it is computed to find them."""
 
     def wanted(self, call, text, site):
-        return block_map(text.q, text.k, block=self.block, scale=text.scale, of="mass")
-
-    @classmethod
-    def examples(cls) -> list[dict[str, Any]]:
-        return [dict(density=0.4, block=4)]
+        own = self.choosers == "row"
+        return block_map(text.q, text.k, block=self.block, scale=text.scale, of="mass", by_query=own)
 
 
-def captured(
-    call: Call, text: CausalText, chosen: Bool[Tensor, "b h t t"], block: int
-) -> Float[Tensor, "b h"]:
-    """The share of the full attention that the chosen blocks hold, a row's mean."""
-    mass = block_map(text.q, text.k, block=block, scale=text.scale, of="mass")
-    seen = earlier_blocks(mass.shape[-1], mass.device) & chosen
-    return (mass * seen).sum((-1, -2)) / text.length
+def captured(mass: Float[Tensor, "b h n t"], chosen: Bool[Tensor, "b h m t"]) -> Float[Tensor, "b h"]:
+    """The share of the full attention that the chosen blocks hold, a query's mean. `mass` is `block_map`'s by
+    query; whatever of a query's blocks come later hold nothing."""
+    n, m = mass.shape[2], chosen.shape[2]
+    if m < n:
+        chosen = chosen.repeat_interleave(-(-n // m), dim=2)[:, :, :n]
+    return (mass * chosen).sum((-1, -2)) / n

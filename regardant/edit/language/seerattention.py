@@ -11,9 +11,13 @@ With g = d there is no W_q, and W_k is a matrix a query head, as released; else 
 a key head's. At inference each row of blocks keeps its own block and the best (`density`), or all those above
 `threshold`; exact attention inside. `regardant.train.seer_gates.learn_gates` teaches the gates.
 
-What differs from the official code: the blocks of a text begin at its first token, not at its padding; and
-`choosers="past"`, where the queries of the block before choose, so that no row depends on tokens after it.
-Only prompts are pruned: tokens written behind a cache read all.
+With `choosers="row"` it is the form of the later decoding version (SeerAttention-R, arXiv 2506.08889), where
+keys alone are pooled: each query i, at its own position, chooses among the blocks before its own, and is
+taught its own row of maxima, M_iJ = max_{j∈J} a_ij. No row depends on tokens after it.
+
+What differs from the official code: the blocks of a text begin at its first token, not at its padding; the
+own block is always read, and counts; in the second form each query head chooses by itself (there, those that
+share keys choose together). Only prompts are pruned: tokens written behind a cache read all.
 """
 
 from __future__ import annotations
@@ -21,16 +25,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from regardant.core.block_map import block_map, earlier_blocks, pooled_by_block
-from regardant.core.errors import require, unknown
+from regardant.core.block_map import block_map, earlier_blocks, own_blocks, pooled_by_block
+from regardant.core.errors import require
 from regardant.core.position import Rotary
-from regardant.edit.language.block_choice import CHOOSERS, BlockChoice, asked_by
+from regardant.edit.language.block_choice import BlockChoice, Choosers, check_choosers
 from regardant.edit.language.causal_text import CausalText
 from regardant.host.call import Call
 from regardant.host.host import host_of
@@ -38,11 +42,15 @@ from regardant.host.site import Site
 
 
 class SeerGate(nn.Module):
-    """The gate of one layer: pooled queries and keys → logits of blocks."""
+    """The gate of one layer: queries (pooled, where a block's choose together) and pooled keys → logits of
+    blocks. `every`: only every so manyth of those who choose is there."""
 
-    def __init__(self, heads: int, kv_heads: int, head_dim: int, *, block: int, width: int, base: float):
+    def __init__(
+        self, heads: int, kv_heads: int, head_dim: int, *, block: int, width: int, base: float,
+        choosers: Choosers = "block",
+    ):  # fmt: skip
         super().__init__()
-        self.block, self.group = block, heads // kv_heads
+        self.block, self.group, self.choosers = block, heads // kv_heads, choosers
         whole = width == head_dim
         self.query = None if whole else nn.Parameter(torch.empty(heads, head_dim, width))
         self.key = nn.Parameter(torch.empty(heads if whole else kv_heads, 3 * head_dim, width))
@@ -52,45 +60,44 @@ class SeerGate(nn.Module):
                 nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
 
     def forward(
-        self, q: Float[Tensor, "b h t d"], k: Float[Tensor, "b g t e"], choosers: str
-    ) -> Float[Tensor, "b h t t"]:
-        """From what `pool` gave. -inf where a row sees nothing, or where nobody chose."""
-        q = asked_by(q, choosers) if self.query is None else asked_by(q, choosers) @ self.query
-        share = self.group
-        k = k.repeat_interleave(share, 1) @ self.key if self.query is None else (k @ self.key)
-        k = k if self.query is None else k.repeat_interleave(share, 1)
-        count = q.shape[2]
-        # With "past" the queries stand one block back, where they were pooled.
-        first = 0 if choosers == "block" else -self.block
-        q = self.rotary.turn(q, first, stride=self.block)
+        self, q: Float[Tensor, "b h m d"], k: Float[Tensor, "b g t e"], *, every: int = 1
+    ) -> Float[Tensor, "b h m t"]:
+        """From what `pool` gave. -inf for a block that has no score."""
+        q = q if self.query is None else q @ self.query
+        k = k.repeat_interleave(self.group, 1) @ self.key if self.query is None else k @ self.key
+        k = k if self.query is None else k.repeat_interleave(self.group, 1)
+        q = self.rotary.turn(q, 0, stride=every if self.choosers == "row" else every * self.block)
         k = self.rotary.turn(k, 0, stride=self.block)
         logits = q @ k.mT * q.shape[-1] ** -0.5
-        return logits.masked_fill(~scored(count, choosers, logits.device), -inf)
+        seen = self.scored(q.shape[2], k.shape[2], every=every, device=q.device)
+        return logits.masked_fill(~seen, -inf)
 
     def pool(
-        self, q: Float[Tensor, "b h n d"], k: Float[Tensor, "b g n d"]
-    ) -> tuple[Float[Tensor, "b h t d"], Float[Tensor, "b g t e"]]:
-        """Means of the queries; maxima, minima and means of the keys."""
+        self, q: Float[Tensor, "b h n d"], k: Float[Tensor, "b g n d"], *, every: int = 1
+    ) -> tuple[Float[Tensor, "b h m d"], Float[Tensor, "b g t e"]]:
+        """The queries, or their means; maxima, minima and means of the keys."""
+        q = q if self.choosers == "row" else pooled_by_block(q, self.block, "mean")
         keys = [pooled_by_block(k, self.block, how) for how in ("max", "min", "mean")]
-        return pooled_by_block(q, self.block, "mean"), torch.cat(keys, dim=-1)
+        return q[:, :, ::every], torch.cat(keys, dim=-1)
+
+    def taught(
+        self, q: Float[Tensor, "b h n d"], k: Float[Tensor, "b g n d"], *, scale: float, every: int = 1
+    ) -> Float[Tensor, "b h m t"]:
+        """The target: maxima of the model's own map, each row divided by its sum over what has a score."""
+        maxima = block_map(q, k, block=self.block, scale=scale, by_query=self.choosers == "row")
+        maxima = maxima[:, :, ::every]
+        maxima = maxima * self.scored(*maxima.shape[-2:], every=every, device=maxima.device)
+        return maxima / maxima.sum(-1, keepdim=True).clamp(min=torch.finfo(maxima.dtype).tiny)
+
+    def scored(self, rows: int, count: int, *, every: int, device: torch.device) -> Bool[Tensor, "m t"]:
+        """Which blocks have a score: those that a row sees, the own one only where all of it chooses."""
+        own = torch.arange(0, rows * every, every, device=device)
+        if self.choosers == "block":
+            return earlier_blocks(own, count)
+        return earlier_blocks(own // self.block - 1, count)
 
 
-def scored(count: int, choosers: str, device: torch.device) -> Tensor:
-    """Which blocks have a score: all that are seen, the own one only where its queries choose."""
-    seen = earlier_blocks(count, device)
-    return seen if choosers == "block" else seen.tril(-1)
-
-
-def taught(
-    q: Float[Tensor, "b h n d"], k: Float[Tensor, "b g n d"], *, block: int, scale: float, choosers: str
-):
-    """The target: block maxima of the model's own map, each row divided by its sum over what has a score."""
-    maxima = block_map(q, k, block=block, scale=scale)
-    maxima = maxima * scored(maxima.shape[-1], choosers, maxima.device)
-    return maxima / maxima.sum(-1, keepdim=True).clamp(min=torch.finfo(maxima.dtype).tiny)
-
-
-def divergence(target: Float[Tensor, "b h t t"], logits: Float[Tensor, "b h t t"]) -> Float[Tensor, ""]:
+def divergence(target: Float[Tensor, "b h m t"], logits: Float[Tensor, "b h m t"]) -> Float[Tensor, ""]:
     """KL(target ‖ softmax(logits)), the mean over the rows that have scores."""
     there = (logits > -inf).any(-1)
     logits, target = logits[there], target[there]
@@ -103,25 +110,18 @@ class SeerGates(nn.Module):
 
     def __init__(
         self, layers: Collection[int], *, heads: int, kv_heads: int, head_dim: int, block: int = 64,
-        width: int | None = None, choosers: Literal["block", "past"] = "block", base: float = 10000.0,
-        seed: int = 0,
+        width: int | None = None, choosers: Choosers = "block", base: float = 10000.0, seed: int = 0,
     ):  # fmt: skip
         super().__init__()
-        if choosers not in CHOOSERS:
-            raise unknown("choosers", choosers, CHOOSERS)
+        check_choosers(choosers)
         require(block >= 1, f"block is {block}, but a block holds at least 1 token")
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.block, self.choosers = block, choosers
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.by_layer = nn.ModuleDict(
-                {
-                    str(layer): SeerGate(
-                        heads, kv_heads, head_dim, block=block, width=width or head_dim, base=base
-                    )
-                    for layer in sorted(layers)
-                }
-            )
+            settings = dict(block=block, width=width or head_dim, base=base, choosers=choosers)
+            gates = {str(layer): SeerGate(heads, kv_heads, head_dim, **settings) for layer in sorted(layers)}
+            self.by_layer = nn.ModuleDict(gates)
 
     @classmethod
     def of(cls, model: nn.Module, *, layers: Collection[int] | None = None, **settings: Any) -> SeerGates:
@@ -160,9 +160,11 @@ class SeerGates(nn.Module):
         )
 
     def overhead(self, length: int) -> int:
-        """Multiplications and additions of a head's gate at a length: pooling, and the products of blocks."""
+        """Multiplications and additions of a head's gate at a length: pooling, and products with blocks."""
         count = -(-length // self.block)
         width = next(iter(self.by_layer.values())).key.shape[-1]
+        if self.choosers == "row":
+            return length * count * width + length * self.head_dim
         return count**2 * width + 2 * length * self.head_dim
 
 
@@ -170,7 +172,7 @@ class SeerGates(nn.Module):
 class SeerAttention(BlockChoice):
     """Prompts read the blocks that `gates` choose, in the layers that have gates.
 
-    `density` of the visible blocks; or, where `threshold` is given, all whose share of the gate's softmax is
+    `density` of the causal map; or, where `threshold` is given, all whose share of the gate's softmax is
     above it. `block` and the choosers are the gates'.
     """
 
@@ -202,24 +204,25 @@ class SeerAttention(BlockChoice):
             if self.touches(site):
                 self.gates.check(site)
 
-    def wanted(self, call: Call, text: CausalText, site: Site) -> Float[Tensor, "b h t t"]:
+    def wanted(self, call: Call, text: CausalText, site: Site) -> Float[Tensor, "b h m t"]:
         gate = self.gates.at(site)
         q, k = (x[text.samples][:, :, text.rows] for x in call.unturned())
-        return gate(*gate.pool(q.to(gate.key), k.to(gate.key)), self.gates.choosers)
+        return gate(*gate.pool(q.to(gate.key), k.to(gate.key)))
 
     def choose(self, scores):
         if self.threshold is None:
             return super().choose(scores)
         shares = scores.masked_fill((scores == -inf).all(-1, keepdim=True), 0).softmax(-1)
-        count = scores.shape[-1]
-        own = torch.eye(count, dtype=torch.bool, device=scores.device)
-        return ((shares > self.threshold) | own) & earlier_blocks(count, scores.device)
+        rows, count = scores.shape[-2:]
+        own = own_blocks(rows, count, self.block, scores.device)
+        standing = torch.arange(count, device=own.device) == own[:, None]
+        return ((shares > self.threshold) | standing) & earlier_blocks(own, count)
 
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
         gates = dict(layers=range(4), heads=4, kv_heads=2, head_dim=16, block=4)
         return [
-            dict(gates=SeerGates(**gates, choosers="past"), density=0.4),
-            dict(gates=SeerGates(**gates, choosers="past", width=8, seed=1), density=0.3, layers=[0, -1]),
-            dict(gates=SeerGates(**gates, choosers="past"), threshold=0.2),
+            dict(gates=SeerGates(**gates, choosers="row"), density=0.6),
+            dict(gates=SeerGates(**gates, choosers="row", width=8, seed=1), density=0.8, layers=[0, -1]),
+            dict(gates=SeerGates(**gates, choosers="row"), threshold=0.2),
         ]

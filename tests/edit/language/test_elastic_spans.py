@@ -102,14 +102,36 @@ def test_the_profile_is_autograds_through_eager_weights():
     grads = torch.autograd.grad(loss, output.attentions)
     for layer, (weights, gradient) in enumerate(zip(output.attentions, grads)):
         effect = torch.nn.functional.pad(influence(weights.detach(), gradient)[0], (0, 3, 0, 3))
-        expected = effect.view(4, 4, 4, 4, 4).sum((2, 4))
+        expected = effect.abs().view(4, 4, 4, 4, 4).sum((2, 4))
         torch.testing.assert_close(found[layer], expected, atol=2e-5, rtol=1e-3)
     assert all(parameter.grad is None for parameter in fused.parameters())
 
 
 def test_pitfall_signed_influences_cancel_so_plans_go_by_sizes():
-    tiles = torch.tensor([3.0, -3.0, 1.0, -2.0]).view(1, 4, 1, 1)
+    """Of a whole row, the entries by their sizes: with signs their sum says nothing of what they do."""
+    model, inputs = FAMILIES["llama"].make(), FAMILIES["llama"].inputs(batch=1, length=8)["input_ids"]
+    labels = inputs.roll(-1)
+    single = AttentionInfluence(block=1).measure(model, [(inputs, labels)])
+    whole = AttentionInfluence(block=8).measure(model, [(inputs, labels)])
+    torch.testing.assert_close(whole, single.sum((-1, -2), keepdim=True))
+    assert (single >= 0).all() and not single.triu(1).any()
+
+
+def test_of_heads_that_share_keys_the_largest_influence_counts():
+    tiles = torch.tensor([3.0, 1.0, 1.0, 2.0]).view(1, 4, 1, 1)
     assert by_key_head(tiles, kv_heads=2).flatten().tolist() == [3.0, 2.0]
+
+
+def test_the_influence_of_few_small_entries_together_is_the_sum_of_theirs():
+    """To first order they add up: a tenth of each of many entries, taken away at once."""
+    weights = (drawn(1, 5, 40) * 0.5).softmax(-1)
+    gradient = drawn(1, 5, 40, seed=1)
+    out = torch.arange(40) < 20
+    kept = torch.where(out, weights * (1 - 1e-4), weights)
+    kept = kept / kept.sum(-1, keepdim=True)
+    found = float((gradient * (kept - weights)).sum()) / 1e-4
+    effect = influence(weights, gradient) * (1 - weights)
+    assert found == pytest.approx(float((effect * out).sum()), rel=1e-3)
 
 
 @pytest.mark.parametrize("lengths", [(16,), (8, 16)])
