@@ -40,7 +40,7 @@ EVERY = {"row": 4, "block": 1}
 DENSITIES, TOGETHER = (0.5, 0.25), 0.25
 ENOUGH = 6000
 """Characters of a module that is long enough for a text."""
-CUT = 72
+CUT = 264
 """In the middle of a block: from here on the text is changed, to see what moves before."""
 
 
@@ -136,7 +136,7 @@ def taught(choosers: Choosers, densities: tuple[float, ...]) -> Callable[[Run], 
 @torch.no_grad()
 def peeking(gates: SeerGates) -> float:
     """How far the beginning of a text moves when the rest changes, as a share of the largest logit."""
-    language_model, text = model()[0], held_out()[:1, :128]
+    language_model, text = model()[0], held_out()[:1]
     other = torch.cat([text[:, :CUT], text[:, CUT:].flip(1)], dim=1)
     with apply(language_model, SeerAttention(gates=gates, density=TOGETHER)):
         first, second = (language_model(each).logits[:, :CUT] for each in (text, other))
