@@ -7,7 +7,7 @@ distances are written where, read askew, they are the logits (`regardant.core.re
 n + 1 numbers, the first of which means nothing, are behind their first m numbers m rows of n. The products
 with the keys are added to them in place. On the way back the same memory, read both ways, holds dS and dX:
 
-    dV = Pᵀ dO    dS = P ⊙ (dO Vᵀ - rows of dO · O)    dQ = dS K    dA = dX E    dK = dSᵀ Q    dE = dXᵀ A
+    dV = Pᵀ dO    dS = softmax's own way back of dO Vᵀ    dQ = dS K    dA = dX E    dK = dSᵀ Q    dE = dXᵀ A
 
 Of a long sequence P is made again; of a short one it is kept.
 """
@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 ROWS = 128, 256
 """In a block, where weights are made again and where they are kept."""
+softmax_backward = torch.ops.aten._softmax_backward_data
 KEPT = 2**22
 """Weights that are kept, in all heads together."""
 
@@ -51,33 +52,35 @@ class _RelativeCausal(torch.autograd.Function):
             torch.bmm(weights, v[:, :end], out=out[:, begin:end])
             if keep:
                 kept.append(weights)
-        ctx.save_for_backward(q, asked, k, v, rows, out, *kept)
+        ctx.save_for_backward(q, asked, k, v, rows, *kept)
         ctx.about = shape, dtype, table.shape, table.dtype
         return out.view(shape).to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
-        q, asked, k, v, rows, out, *kept = ctx.saved_tensors
+        q, asked, k, v, rows, *kept = ctx.saved_tensors
         shape, dtype, table_shape, table_dtype = ctx.about
         grad_out = _flat(grad_out.to(asked.dtype))
-        mean = (grad_out * out).sum(-1, keepdim=True)
         grad_q, grad_asked = torch.empty_like(q), torch.empty_like(q)
-        grad_k, grad_v, grad_rows = (torch.zeros_like(x) for x in (k, v, rows))
-        size = ROWS[bool(kept)]
-        for number, begin in enumerate(range(0, shape[2], size)):
+        grad_rows, size = torch.zeros_like(rows), ROWS[bool(kept)]
+        for begin in reversed(range(0, shape[2], size)):  # the last block first: it has met every key
             end = min(begin + size, shape[2])
             mine, its, near = slice(begin, end), slice(0, end), _near(rows, end, shape[0])
-            weights = kept[number] if kept else _weights(q, asked, k, near[0], begin, end)
+            weights = kept[begin // size] if kept else _weights(q, asked, k, near[0], begin, end)
             grad_i = grad_out[:, mine]
-            grad_v[:, its].baddbmm_(weights.mT, grad_i)
             products, logits = _room(q, end - begin, end)
-            torch.bmm(grad_i, v[:, its].mT, out=logits)
-            logits.sub_(mean[:, mine]).mul_(weights)
+            grad_weights = torch.bmm(grad_i, v[:, its].mT)
+            logits.copy_(softmax_backward(grad_weights, weights, -1, weights.dtype))
             torch.bmm(logits, k[:, its], out=grad_q[:, mine])
             torch.bmm(products, near[0], out=grad_asked[:, mine])
-            grad_k[:, its].baddbmm_(logits.mT, q[:, mine])
-            by_row = (products.mT @ asked[:, mine]).unflatten(0, (shape[0], -1)).sum(0)
+            if end == shape[2]:
+                grad_k, grad_v = torch.bmm(logits.mT, q[:, mine]), torch.bmm(weights.mT, grad_i)
+            else:
+                grad_k[:, its].baddbmm_(logits.mT, q[:, mine])
+                grad_v[:, its].baddbmm_(weights.mT, grad_i)
+            by_row = torch.bmm(products.mT, asked[:, mine])
+            by_row = by_row if shape[0] == 1 else by_row.unflatten(0, (shape[0], -1)).sum(0)
             if near[1] is None:
                 grad_rows[:, -end:] += by_row
             else:
@@ -93,8 +96,8 @@ def _weights(
 ) -> Float[Tensor, "s m n"]:  # fmt: skip
     """P of the rows `begin` … `end`, for the keys up to there."""
     products, logits = _room(q, end - begin, end)
-    torch.bmm(asked[:, begin:end], near.mT, out=products)
-    logits.baddbmm_(q[:, begin:end], k[:, :end].mT)
+    products.copy_(torch.bmm(asked[:, begin:end], near.mT))
+    logits = torch.baddbmm(logits, q[:, begin:end], k[:, :end].mT)
     later = torch.ones(end - begin, end - begin, dtype=torch.bool, device=q.device).triu_(1)
     logits[..., begin:].masked_fill_(later, -torch.inf)
     return logits.softmax(-1)
