@@ -23,6 +23,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from regardant.backbone.kit.activation import TanhGELU
 from regardant.backbone.kit.backbone import Backbone
 from regardant.backbone.kit.convolution import (
     BatchNorm,
@@ -41,16 +42,15 @@ from regardant.core.errors import require
 from regardant.grid.maxvit import BlockAttention, GridAttention
 
 Batch = partial(BatchNorm, eps=1e-3)
-Approximate = partial(nn.GELU, approximate="tanh")
 
 
 def mobile_convolution(before: int, after: int, *, stride: int, drop_path: float) -> Residual:
     """Widen, look around, weigh the channels, narrow."""
     hidden = 4 * after
     branch = InTurn(
-        nn.Linear(before, hidden, bias=False), Batch(hidden), Approximate(),
+        nn.Linear(before, hidden, bias=False), Batch(hidden), TanhGELU(),
         DepthwiseConvolution(hidden, 3, stride=stride, padding="same", bias=False), Batch(hidden),
-        Approximate(),
+        TanhGELU(),
         SqueezeExcite(hidden, after // 4), nn.Linear(hidden, after),
     )  # fmt: skip
     shortcut = InTurn(
@@ -119,7 +119,7 @@ class MaxViT(Backbone):
         for width in widths:
             require(width % head_dim == 0, f"head_dim={head_dim} does not divide a width of {width}")
         self.stem = convolutions(
-            (image_channels, stem, stem), (2, 1), norm=Batch, bias=True, activation=Approximate,
+            (image_channels, stem, stem), (2, 1), norm=Batch, bias=True, activation=TanhGELU,
             last_norm=False, padding="same",
         )  # fmt: skip
 
@@ -129,7 +129,7 @@ class MaxViT(Backbone):
                 "G": lambda _: GridAttention(width, width // head_dim, cells=window),
             }
             (mixer,) = make_layers(letter, makers, (rate,))
-            feed_forward = FeedForward(width, expansion * width, activation=Approximate())
+            feed_forward = FeedForward(width, expansion * width, activation=TanhGELU())
             return Block(width, mixer, feed_forward, drop_path=rate)
 
         def layer(before: int, width: int, stride: int, rate: float) -> InTurn:

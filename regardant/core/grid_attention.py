@@ -149,23 +149,20 @@ class GroupedAttention(GridMixer):
             ((pattern, place, _),) = parts
             groups = groups_of(pattern, size)
             # Cut before the projection: a third of what would be moved after it.
-            heard = self._inside(self.to_qkv(groups.cut(x)), groups, place, self.heads)
-            return groups.join(self.to_out(heard))
-        each = self.to_qkv(x).unflatten(-1, (3, self.heads, self.head_dim))
+            each = self.to_qkv(groups.cut(x)).unflatten(-1, (3, self.heads, -1))
+            return groups.join(self.to_out(self._inside(each, groups, place)))
+        each = self.to_qkv(x).unflatten(-1, (3, self.heads, -1))
         outs = []
         for pattern, place, heads in parts:
             groups = groups_of(pattern, size)
-            heard = self._inside(
-                groups.cut(each[..., heads, :].flatten(3)), groups, place, heads.stop - heads.start
-            )
-            outs.append(groups.join(heard))
+            outs.append(groups.join(self._inside(groups.cut(each[..., heads, :]), groups, place)))
         return self.to_out(torch.cat(outs, dim=-1))
 
     def _inside(
-        self, qkv: Float[Tensor, "bg n k"], groups: Groups, place: GridPosition, heads: int
+        self, qkv: Float[Tensor, "bg n 3 e d"], groups: Groups, place: GridPosition
     ) -> Float[Tensor, "bg n c"]:
         """What the heads hear inside the groups, side by side."""
-        q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
         added = place.between(q, groups.cell, groups.cell) if place.biases else None
         heard = attend_groups(q, k, v, mask=groups.mask(q.device), added=added, scale=self.scale)
         heard = heard.transpose(1, 2).flatten(2)
@@ -187,12 +184,32 @@ class GroupedAttention(GridMixer):
             values = (values.unflatten(0, (-1, len(real))) * real).flatten(0, 1)
         return place.values(values.unflatten(1, groups.cell)).flatten(1, 2)
 
-    def reference(self, x):
+    def mixing_matrix(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b e n n"]:
+        """How much each position takes of each position's values, head by head, positions row by row.
+
+        All of it is written out: to look at, not to run.
+        """
+        q, k, v, size = self._written_out(x)
+        each = torch.eye(v.shape[2], dtype=v.dtype, device=v.device).expand(*v.shape[:2], -1, -1)
+        found = [
+            attend_plainly(
+                q[:, heads], k[:, heads], each[:, heads], pattern, size, position=place,
+                step=groups_of(pattern, size).step, scale=self.scale,
+            )
+            for pattern, place, heads in self._parts(*size)
+        ]  # fmt: skip
+        return torch.cat(found, dim=1)
+
+    def _written_out(self, x: Float[Tensor, "b h w c"]) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        """Queries, keys and values [b, e, n, d] of the whole map, and its size."""
         self.check_map(x, self.to_qkv.weight)
         for place in self.positions:
             x = place.embed(x)
-        size = x.shape[1:3]
         q, k, v = self.to_qkv(x.flatten(1, 2)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v, (x.shape[1], x.shape[2])
+
+    def reference(self, x):
+        q, k, v, size = self._written_out(x)
         outs = []
         for pattern, place, heads in self._parts(*size):
             own = (part[:, heads] for part in (q, k, v))

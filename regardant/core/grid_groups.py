@@ -53,20 +53,22 @@ class Groups:
     def padded(self) -> tuple[int, int]:
         return self.cell[0] * self.count[0], self.cell[1] * self.count[1]
 
-    def cut(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b*g n c"]:
+    def cut(self, x: Float[Tensor, "b h w *c"]) -> Float[Tensor, "b*g n *c"]:
         (height, width), (below, right) = self.size, self.padded
+        rest = x.ndim - 3
         if (below, right) != self.size:
-            x = pad(x, (0, 0, 0, right - width, 0, below - height))
+            x = pad(x, (*(0, 0) * rest, 0, right - width, 0, below - height))
         if any(self.shift):
             x = x.roll((-self.shift[0], -self.shift[1]), dims=(1, 2))
         if self.count == (1, 1):
             return x.flatten(1, 2)
         (rows, columns), (down, across) = self.cell, self.count
         if self.strided:
-            parts = x.unflatten(2, (columns, across)).unflatten(1, (rows, down)).permute(0, 2, 4, 1, 3, 5)
+            parts, order = x.unflatten(2, (columns, across)).unflatten(1, (rows, down)), (2, 4, 1, 3)
         else:
-            parts = x.unflatten(2, (across, columns)).unflatten(1, (down, rows)).permute(0, 1, 3, 2, 4, 5)
-        return parts.reshape(-1, self.positions, x.shape[-1])
+            parts, order = x.unflatten(2, (across, columns)).unflatten(1, (down, rows)), (1, 3, 2, 4)
+        parts = parts.permute(0, *order, *range(5, 5 + rest))
+        return parts.reshape(-1, self.positions, *x.shape[3:])
 
     def join(self, parts: Float[Tensor, "b*g n c"]) -> Float[Tensor, "b h w c"]:
         x = parts.reshape(-1, *self.count, *self.cell, parts.shape[-1])

@@ -57,9 +57,12 @@ class ULSAM(Gate):
             not self.training or x.shape[0] * x.shape[2] * x.shape[3] > 1,
             f"x has shape {tuple(x.shape)}, but batch normalisation in training takes more than one position",
         )
-        found = F.max_pool2d(self.scale_norm(self.scale(x)).relu(), 3, stride=1, padding=1)
+        scaled = self.scale_norm(self.scale(x)).relu()
+        # With channels last, the maximum is of many channels at a time: several times as fast on a CPU.
+        scaled = scaled.contiguous(memory_format=torch.channels_last)
+        found = F.max_pool2d(scaled, 3, stride=1, padding=1)
         logits = self.score_norm(self.score(found)).relu()
-        return logits.flatten(2).softmax(dim=-1).view_as(logits)
+        return logits.flatten(2).softmax(dim=-1).unflatten(2, logits.shape[2:])
 
     def weights(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return 1 + self.maps(x).repeat_interleave(self.channels // self.groups, dim=1)

@@ -7,12 +7,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from regardant.backbone.kit.activation import TanhGELU
 from regardant.backbone.kit.convolution import (
     BatchNorm,
     Convolution,
     DepthwiseConvolution,
     Pooling,
     SqueezeExcite,
+    absorbs,
 )
 from regardant.backbone.kit.feed_forward import DepthwiseFeedForward, FeedForward, GatedConvolution
 from regardant.backbone.kit.field import Field, field_of, in_turn
@@ -180,25 +182,62 @@ def test_parallel_convolutions_fold_into_one(identity):
     block = ParallelConvolutions(6, 6, (7, 3, 1), groups=3, identity=identity)
     with_statistics(block)
     x = torch.randn(2, 9, 8, 6, dtype=torch.float64)
-    before, one = block(x), block.fused()
+    before, one = block.reference(x), block.fused()
     assert one.kernel_size == (7, 7)
     assert (one(x) - before).abs().max() < 1e-12
+    assert (block(x) - before).abs().max() < 1e-12
 
 
 def test_a_strided_pair_folds_too():
     block = with_statistics(ParallelConvolutions(3, 6, (7, 3), stride=2, groups=3))
     x = torch.randn(1, 9, 9, 3, dtype=torch.float64)
-    assert (block.fused()(x) - block(x)).abs().max() < 1e-12
+    assert (block.fused()(x) - block.reference(x)).abs().max() < 1e-12
 
 
 def test_pitfall_folding_uses_running_statistics():
     pair = with_statistics(InTurn(Convolution(2, 3, 3, bias=False), BatchNorm(3)))
     x = torch.randn(1, 5, 5, 2, dtype=torch.float64)
-    assert (fold(*pair)(x) - pair(x)).abs().max() < 1e-12
-    before = pair(x)
+    before = pair(x, plainly=True)
+    assert (fold(*pair)(x) - before).abs().max() < 1e-12
     holder = nn.ModuleList([pair])
     fuse(holder)
     assert isinstance(pair[1], nn.Identity) and (pair(x) - before).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("first", [nn.Linear(4, 6), Convolution(4, 6, 3, stride=2, groups=2, bias=False)])
+def test_in_eval_mode_a_layer_absorbs_the_norm_behind_it(first):
+    pair = with_statistics(InTurn(first, BatchNorm(6), nn.GELU()))
+    x = torch.randn(2, 5, 6, 4, dtype=torch.float64, requires_grad=True)
+    assert absorbs(*pair[:2], x)
+    together, apart = pair(x), pair(x, plainly=True)
+    assert (together - apart).abs().max() < 1e-12
+    wanted = [x, *pair.parameters()]
+    found, expected = (torch.autograd.grad(each.square().sum(), wanted) for each in (together, apart))
+    for one, other in zip(found, expected):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_pitfall_a_norm_stays_by_itself_while_it_learns_or_is_listened_to():
+    pair, x = with_statistics(InTurn(nn.Linear(4, 6), BatchNorm(6))), torch.randn(2, 5, 6, 4).double()
+    handle = pair[1].register_forward_hook(lambda part, given, y: y + 1)
+    assert not absorbs(*pair, x)
+    raised = pair(x)
+    handle.remove()
+    assert (raised - pair(x) - 1).abs().max() < 1e-12
+    assert not absorbs(*pair, x[:1, :1, :2])  # more weights than positions
+    assert not absorbs(*pair.train(), x)
+    block = with_statistics(ParallelConvolutions(2, 2, (3, 1)))
+    block.branches[1][1].register_forward_hook(lambda part, given, y: 0 * y)
+    x = x[..., :2]
+    assert (block(x) - block.branches[0](x)).abs().max() < 1e-12
+
+
+def test_gelu_by_tanh_is_torchs():
+    x = torch.linspace(-30, 30, 6001)
+    part, expected = TanhGELU(), F.gelu(x, approximate="tanh")
+    assert (part(x) - expected).abs().max() < 1e-6
+    assert torch.equal(part(x.requires_grad_()), expected)
+    assert part(x).requires_grad
 
 
 def test_kernels_without_a_middle_are_refused():

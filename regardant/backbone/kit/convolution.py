@@ -42,13 +42,16 @@ class Convolution(nn.Conv2d):
         return margins(length, self.kernel_size[0], self.stride[0], self.beyond)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j d"]:
+        return self.convolve(x, self.weight, self.bias)
+
+    def convolve(self, x: Float[Tensor, "b h w c"], weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What this layer would do with other parameters."""
         (above, below), (left, right) = self.margins(x.shape[1]), self.margins(x.shape[2])
         x = x.permute(0, 3, 1, 2)
         even = above == left
         if not (even and below <= above and right <= left):
             x, above, left = F.pad(x, (left, right, above, below)), 0, 0
-        y = F.conv2d(x, self.weight, self.bias, self.stride, (above, left), 1, self.groups)
-        return y.permute(0, 2, 3, 1)
+        return F.conv2d(x, weight, bias, self.stride, (above, left), 1, self.groups).permute(0, 2, 3, 1)
 
     def field(self, height: int, width: int) -> Field:
         return Field.window(
@@ -108,6 +111,39 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         return on_channels_first(super().forward, x)
+
+
+def absorbed(layer: Convolution | nn.Linear, norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    """Weight and bias with which a layer does what it and the batch norm behind it do in eval mode:
+
+    γ (W * x + b - μ) / σ + β   =   (γ W / σ) * x + γ (b - μ) / σ + β
+    """
+    gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    before = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
+    weight = layer.weight * gain.view(-1, *(1,) * (layer.weight.ndim - 1))
+    return weight, before * gain + norm.bias
+
+
+def absorbs(layer: nn.Module, norm: nn.Module, x: Float[Tensor, "b *n c"]) -> bool:
+    """Whether a layer and the batch norm behind it may run as one, and whether that is less to do."""
+    return (
+        type(norm) is BatchNorm
+        and not norm.training
+        and type(layer) in (Convolution, DepthwiseConvolution, nn.Linear)
+        and layer.weight[0].numel() <= x.shape[:-1].numel()
+        and not (listened_to(layer) or listened_to(norm))
+    )
+
+
+def absorbing(layer: Convolution | nn.Linear, norm: BatchNorm, x: Float[Tensor, "b *n c"]) -> Tensor:
+    """What the two make of x, in one."""
+    weight, bias = absorbed(layer, norm)
+    return F.linear(x, weight, bias) if isinstance(layer, nn.Linear) else layer.convolve(x, weight, bias)
+
+
+def listened_to(part: nn.Module) -> bool:
+    """Whether a hook hears or changes what a part takes or gives: then it is to be called as it is."""
+    return any(each._forward_hooks or each._forward_pre_hooks for each in part.modules())
 
 
 class SqueezeExcite(nn.Module):

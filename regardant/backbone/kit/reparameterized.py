@@ -1,20 +1,20 @@
 """Blocks that are trained in more parts than they run in: batch norms and parallel branches, folded.
 
-    y = γ (W * x + b - μ) / σ + β   =   (γ W / σ) * x + γ (b - μ) / σ + β
-
 The statistics are the running ones, so that what is folded is what runs in eval mode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from regardant.backbone.kit.convolution import BatchNorm, Convolution
+from regardant.backbone.kit.convolution import BatchNorm, Convolution, absorbed, listened_to
 from regardant.backbone.kit.field import Field
 from regardant.backbone.kit.residual import InTurn
 from regardant.core.errors import require
@@ -52,26 +52,29 @@ class ParallelConvolutions(nn.Module):
         return max((branch[0] for branch in self.branches), key=lambda each: each.kernel_size[0])
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j d"]:
-        total = sum(branch(x) for branch in self.branches)
-        return total if self.identity is None else total + self.identity(x)
+        if not (self.training or listened_to(self)):
+            return self.widest.convolve(x, *self.together())
+        return self.reference(x)
+
+    def reference(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j d"]:
+        parts = [branch(x, plainly=True) for branch in self.branches]
+        return reduce(add, parts if self.identity is None else [*parts, self.identity(x)])
 
     def field(self, height: int, width: int) -> Field:
         return self.widest.field(height, width)
 
-    @torch.no_grad()
-    def fused(self) -> Convolution:
-        """One convolution that does the same in eval mode."""
-        folded = [fold(*branch) for branch in self.branches]
-        widest = max(folded, key=lambda each: each.kernel_size[0])
-        side = widest.kernel_size[0]
+    def together(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one convolution that does the same in eval mode."""
+        widest = self.widest
+        parts = [absorbed(*branch) for branch in self.branches]
         if self.identity is not None:
-            folded.append(fold(_itself(widest), self.identity))
-        for other in folded:
-            if other is not widest:
-                around = (side - other.kernel_size[0]) // 2
-                widest.weight += pad(other.weight, (around,) * 4)
-                widest.bias += other.bias
-        return widest
+            parts.append(absorbed(_itself(widest), self.identity))
+        side = widest.kernel_size[0]
+        weights = [pad(weight, ((side - weight.shape[-1]) // 2,) * 4) for weight, _ in parts]
+        return reduce(add, weights), reduce(add, [bias for _, bias in parts])
+
+    def fused(self) -> Convolution:
+        return _like(self.widest, *self.together())
 
 
 def _itself(like: Convolution) -> Convolution:
@@ -79,22 +82,26 @@ def _itself(like: Convolution) -> Convolution:
     width = like.out_channels
     same = Convolution(width, width, 1, groups=like.groups, bias=False).to(like.weight)
     within = width // like.groups
-    same.weight.copy_(torch.eye(within).repeat(like.groups, 1)[..., None, None])
+    with torch.no_grad():
+        same.weight.copy_(torch.eye(within).repeat(like.groups, 1)[..., None, None])
     return same
 
 
 @torch.no_grad()
-def fold(convolution: Convolution, norm: nn.BatchNorm2d) -> Convolution:
-    """A convolution that does what this one and the batch norm behind it do in eval mode."""
+def _like(convolution: Convolution, weight: Tensor, bias: Tensor) -> Convolution:
+    """The same convolution with other parameters."""
     one = Convolution(
         convolution.in_channels, convolution.out_channels, convolution.kernel_size[0],
         stride=convolution.stride[0], padding=convolution.beyond, groups=convolution.groups,
-    ).to(convolution.weight)  # fmt: skip
-    gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    before = 0 if convolution.bias is None else convolution.bias
-    one.weight.copy_(convolution.weight * gain[:, None, None, None])
-    one.bias.copy_((before - norm.running_mean) * gain + norm.bias)
+    ).to(weight)  # fmt: skip
+    one.weight.copy_(weight)
+    one.bias.copy_(bias)
     return one.train(convolution.training)
+
+
+def fold(convolution: Convolution, norm: BatchNorm) -> Convolution:
+    """A convolution that does what this one and the batch norm behind it do in eval mode."""
+    return _like(convolution, *absorbed(convolution, norm))
 
 
 def fuse(network: nn.Module) -> None:

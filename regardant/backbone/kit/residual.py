@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regardant.backbone.kit.convolution import absorbing, absorbs
 from regardant.backbone.kit.field import Field, field_of
 from regardant.core.errors import require
 from regardant.core.record import Record
@@ -32,11 +33,20 @@ def call(part: nn.Module, x: Tensor, *, record: Record | None = None, plainly: b
 
 
 class InTurn(nn.Sequential):
-    """Parts one behind the other, like `nn.Sequential`, with record and plainness handed on."""
+    """Parts one behind the other, like `nn.Sequential`, with record and plainness handed on.
+
+    In eval mode a layer absorbs the batch norm behind it, where its weights are fewer than the numbers of
+    the map: one pass over the map less.
+    """
 
     def forward(self, x: Tensor, *, record: Record | None = None, plainly: bool = False) -> Tensor:
-        for part in self:
-            x = call(part, x, record=record, plainly=plainly)
+        parts = list(self)
+        while parts:
+            part = parts.pop(0)
+            if parts and not plainly and absorbs(part, parts[0], x):
+                x = absorbing(part, parts.pop(0), x)
+            else:
+                x = call(part, x, record=record, plainly=plainly)
         return x
 
 
