@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from regardant.lens.importance import importance_by_removal as importance_by_removal
     from regardant.lens.logit_lens import direct_attribution as direct_attribution
     from regardant.lens.logit_lens import logit_lens as logit_lens
+    from regardant.lens.look import looks as looks
     from regardant.lens.patching import Patching as Patching
     from regardant.lens.patching import PromptPair as PromptPair
     from regardant.lens.probe import probe_layers as probe_layers
@@ -32,6 +33,7 @@ _WHERE = {
     "importance_by_gradient": "importance",
     "importance_by_removal": "importance",
     "logit_lens": "logit_lens",
+    "looks": "look",
     "probe_layers": "probe",
     "read_parts": "residual_stream",
     "retrieval_heads": "retrieval_head",
@@ -47,6 +49,7 @@ __all__ = [
     "importance_by_gradient",
     "importance_by_removal",
     "logit_lens",
+    "looks",
     "probe_layers",
     "read_parts",
     "retrieval_heads",
