@@ -105,7 +105,6 @@ def _plotted(seen: Looks, path: str | Path | None, title: str) -> Figure:
     height, width = images.shape[1:]
     colours = LinearSegmentedColormap.from_list("regardant", SEQUENTIAL)
     whole = (-0.5, width - 0.5, height - 0.5, -0.5)
-    down, across = (share * side - 0.5 for share, side in zip(seen.at, (height, width)))
     figure = Figure(
         figsize=(SIDE * (1 + len(layers)), SIDE * height / width * len(images) + 0.7), facecolor="white",
         layout="constrained",
@@ -120,6 +119,8 @@ def _plotted(seen: Looks, path: str | Path | None, title: str) -> Figure:
                 axes.contour(
                     image.numpy(), levels=[float(image.mean() + image.std())], colors=INK, linewidths=0.6
                 )
+            size = images.shape[1:] if layer is None else layer.map.shape[2:]
+            down, across = _middle(seen.at, (height, width), size)
             axes.scatter([across], [down], s=42, facecolor="none", edgecolor=RING, linewidth=1.4)
             axes.set_axis_off()
     for axes, layer in zip(grid[0], [None, *layers]):
@@ -129,3 +130,8 @@ def _plotted(seen: Looks, path: str | Path | None, title: str) -> Figure:
     if path is not None:
         figure.savefig(path, dpi=140)
     return figure
+
+
+def _middle(at: tuple[float, float], image: tuple[int, int], size: tuple[int, int]) -> list[float]:
+    """Where on the image the middle of the asking position is, on a map of this size."""
+    return [(int(share * along) + 0.5) * side / along - 0.5 for share, side, along in zip(at, image, size)]

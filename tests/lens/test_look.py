@@ -60,6 +60,8 @@ def test_looks_are_drawn_with_a_panel_for_every_layer(tmp_path):
         "image\n32×32", "BlockAttention\n8×8", "GridAttention\n8×8",
     ]  # fmt: skip
     assert figure.get_suptitle() == "what it sees"
+    # In the middle of row 4 of 8, four pixels each.
+    assert figure.axes[1].collections[-1].get_offsets().tolist() == [[17.5, 17.5]]
     assert (tmp_path / "looks.png").read_bytes()[:4] == b"\x89PNG"
 
 
