@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import isqrt
 
 import torch
 from jaxtyping import Float
@@ -10,10 +11,32 @@ from torch import Tensor, nn
 
 from regardant.backbone.kit.backbone import Backbone
 from regardant.backbone.kit.field import Field, field_of, in_turn
+from regardant.backbone.kit.official import Rule
 from regardant.backbone.kit.residual import call
 from regardant.core.checks import check_heads
 from regardant.core.grid_attention import attend_groups
 from regardant.core.record import Record
+
+
+def square_map(table: Float[Tensor, "1 n c"]) -> Float[Tensor, "h w c"]:
+    """Released positions of a square grid as a map; what is no square stays, and will not fit."""
+    side = isqrt(table.shape[1])
+    return table[0].unflatten(0, (side, side)) if side**2 == table.shape[1] else table
+
+
+DEIT = (
+    Rule(r"^patch_embed\.proj\.", "stem.0."),
+    Rule(r"^pos_embed$", "positions.table", change=square_map),
+    Rule(r"^cls_token$", "class_token"),
+    Rule(r"^blocks\.", "layers."),
+    Rule(r"\.norm1\.", ".mix.norm."),
+    Rule(r"\.norm2\.", ".feed.norm."),
+    Rule(r"\.attn\.proj\.", ".mix.branch.to_out."),
+    Rule(r"\.attn\.qkv\.", ".mix.branch.to_qkv."),
+    Rule(r"\.mlp\.fc1\.", ".feed.branch.widen."),
+    Rule(r"\.mlp\.fc2\.", ".feed.branch.narrow."),
+)
+"""Names of DeiT's released weights, and of those built on its code, for common blocks of TokenAttention."""
 
 
 class TokenAttention(nn.Module):
@@ -31,9 +54,12 @@ class TokenAttention(nn.Module):
         q, k, v = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return q, k, v
 
-    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
-        heard = attend_groups(*self.project(x), scale=self.scale)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "b n c"]:
+        heard = attend_groups(q, k, v, scale=self.scale)
         return self.to_out(heard.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        return self.attend(*self.project(x))
 
     def reference(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
         q, k, v = self.project(x)
