@@ -8,24 +8,24 @@
 
 A gate is applied to what the module at its place puts out. It becomes a child of that module,
 `inserted_gate`, so that it moves, trains and is saved with the model; all other names in the state dict stay.
+Inside our backbones maps have channels last, and there the gate is told so (`ChannelsLast`).
 """
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from importlib import import_module
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from regardant.core.errors import require, unknown
+from regardant.core.by_name import by_name
+from regardant.core.errors import require
 from regardant.core.gate import Gate
+from regardant.gate.channels_last import ChannelsLast, has_channels_last
 
 Make = Callable[..., nn.Module]
 """channels=… → a module on maps [b, c, h, w]."""
@@ -108,6 +108,7 @@ def insert(
     """
     make = named(gate) if isinstance(gate, str) else gate
     places = located(model, where)
+    last = {name for name in places if has_channels_last(model, name)}
     channels = {name: width_of(module) for name, module in places.items()}
     if unsettled := [name for name, count in channels.items() if count is None]:
         first = unsettled[0]
@@ -116,33 +117,19 @@ def insert(
             f"the channels of {first!r} ({type(places[first]).__name__}) cannot be read off its parts: "
             "pass probe=, an input of the model",
         )
-        channels |= probed(model, {name: places[name] for name in unsettled}, probe)
+        seen = probed(model, {name: places[name] for name in unsettled}, probe)
+        channels |= {name: shape[-1 if name in last else 1] for name, shape in seen.items()}
     like = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0))
-    gates = {
-        name: make(channels=count, **options).to(device=like.device, dtype=like.dtype)
-        for name, count in channels.items()
-    }
+    gates = {}
+    for name, count in channels.items():
+        gate = make(channels=count, **options)
+        gates[name] = (ChannelsLast(gate) if name in last else gate).to(like.device, like.dtype)
     return Inserted(model, gates)
 
 
 def named(name: str) -> type[Gate]:
     """A gate by its class's name or its file's, in any case, with - or _ ("eca", "eca-net", "ELA")."""
-    found: dict[str, type[Gate]] = {}
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        own = [
-            each
-            for each in vars(import_module(f"{__package__}.{module.name}")).values()
-            if isinstance(each, type)
-            and issubclass(each, Gate)
-            and each.__module__.endswith(f".{module.name}")
-        ]
-        found |= {each.__name__.lower(): each for each in own}
-        if len(own) == 1:
-            found[module.name] = own[0]
-    wanted = name.lower().replace("-", "_")
-    if wanted not in found:
-        raise unknown("gate", name, found)
-    return found[wanted]
+    return by_name(name, __package__, Gate, noun="gate")
 
 
 def located(model: nn.Module, where: Where) -> dict[str, nn.Module]:
@@ -183,8 +170,8 @@ def width_of(module: nn.Module) -> int | None:
 
 
 @torch.no_grad()
-def probed(model: nn.Module, places: Mapping[str, nn.Module], probe: Tensor) -> dict[str, int]:
-    """The channels that these modules put out while the model runs on `probe`, in evaluation mode."""
+def probed(model: nn.Module, places: Mapping[str, nn.Module], probe: Tensor) -> dict[str, torch.Size]:
+    """The shapes that these modules put out while the model runs on `probe`, in evaluation mode."""
     seen: dict[str, Any] = {}
     modes = {module: module.training for module in model.modules()}
     hooks = [
@@ -205,7 +192,7 @@ def probed(model: nn.Module, places: Mapping[str, nn.Module], probe: Tensor) -> 
             isinstance(output, Tensor) and output.ndim == 4,
             f"{name!r} gives {_spell(output)}, but a gate takes a map [batch, channels, height, width]",
         )
-    return {name: seen[name].shape[1] for name in places}
+    return {name: seen[name].shape for name in places}
 
 
 def _fits(name: list[str], pattern: list[str]) -> bool:

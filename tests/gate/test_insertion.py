@@ -8,6 +8,7 @@ from torch import nn
 
 import regardant.gate
 from regardant.backbone.mobilenet import MobileNet
+from regardant.backbone.pyramid import Pyramid
 from regardant.backbone.resnet import Residual, ResNet
 from regardant.gate import insert
 from regardant.gate.eca_net import ECA
@@ -46,6 +47,23 @@ def test_a_gate_is_applied_to_what_its_place_puts_out(model):
     )  # fmt: skip
     expected = (x + inserted.gates["stages.1.1.second.1"](plain)).relu()
     torch.testing.assert_close(block(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("where", ["stem", "stem.0", "stages.0.layers.0"])
+def test_in_a_backbone_whose_maps_have_channels_last_it_weighs_channels(where):
+    torch.manual_seed(0)
+    model = Pyramid(widths=(8,), heads=(2,), depths=(1,), classes=3, mixer="axial").double().eval()
+    place, x = model.get_submodule(where), torch.randn(2, 8, 5, 8 if where[:3] == "sta" else 3).double()
+    plain, images_before = place(x), model(images())
+    # A map of 8 rows: an axis that is taken for the channels would not be noticed by its length.
+    with insert(model, "eca", where=where, probe=images()) as inserted:
+        gate = inserted.gates[where].gate
+        weights = gate.weights(plain.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        assert gate.channels == plain.shape[-1] and weights.shape[1:3] == (1, 1)
+        torch.testing.assert_close(place(x), plain * weights, rtol=1e-12, atol=1e-12)
+        assert not torch.allclose(model(images()), images_before)
+    assert torch.equal(model(images()), images_before)
 
 
 @pytest.mark.parametrize(
