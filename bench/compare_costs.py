@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from time import monotonic
 
 from bench.results_file import Results
@@ -145,7 +146,7 @@ def main() -> None:
             if monotonic() > until:
                 print("time is up: run again to go on")
                 break
-            row, quiet = results.quiet.watch(lambda: measure(meter, name, *rest))  # noqa: B023
+            row, quiet = results.quiet.watch(partial(measure, meter, name, *rest))
             results.put(title, row | {"code": made_of, "quiet": round(quiet, 3)})
             print(
                 title, {key: round(value, 3) for key, value in row.items()}, f"quiet {quiet:.2f}", flush=True

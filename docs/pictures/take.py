@@ -1,6 +1,6 @@
 """Takes the pictures of `docs/report.md` from a report, in a headless Chromium:
 
-    python docs/pictures/take.py reports/compare/report.html
+    python -m docs.pictures.take reports/compare/report.html
 
 Without a report, from one with the invented figures that the tests use.
 """
@@ -12,11 +12,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from regardant.compare.findings import Findings
+from regardant.compare.report import write
+from tests.compare.browser import chromium, prefer, resize
+from tests.compare.sample_findings import write_sample
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
-
-from tests.compare.browser import chromium, prefer, resize  # noqa: E402
-
 DESKTOP, PHONE = 1280, 390
 PICTURES = {
     # name → part, width, theme, the tallest that it may be
@@ -53,10 +54,6 @@ def main(arguments: list[str]) -> None:
 
 
 def invented(folder: Path) -> Path:
-    from regardant.compare.findings import Findings
-    from regardant.compare.report import write
-    from tests.compare.sample_findings import write_sample
-
     return write(Findings.read(write_sample(folder / "sample")), folder / "report.html")
 
 

@@ -30,7 +30,7 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="[NAMES]",
-            help="Systems: by name, with options (moh@top=4), in layers by turns (a+b), or your own as "
+            help="Systems: by name, with options (moh@top_k=1), in layers by turns (a+b), or your own as "
             "module:Class; a set where none is named.",
         ),
     ] = None,
@@ -68,7 +68,6 @@ def compare(
             asked, folder, engine=_engine(engine, folder), progress=progress, same_machine=engine == "local"
         )
         findings = comparison.run()
-    report = _report(findings, folder)
     if as_json:
         print_json(asdict(findings) | {"folder": str(out)})
     else:
@@ -76,10 +75,10 @@ def compare(
         print(table.title + "\n")
         print_table(table.columns, table.rows, right=table.columns[1:])
         print("", *table.notes, sep="\n")
+    again = "run the same command again" if resume else "run it again without --fresh"
     if comparison.missing:
-        again = "run the same command again to go on" if resume else "run it again without --fresh to go on"
-        print(f"\n{comparison.missing} measurements are missing: {again}", file=sys.stderr)
-    print(f"\nresults: {out / RESULTS}\nreport: {report}", file=sys.stderr)
+        print(f"\n{comparison.missing} measurements are missing: {again} to go on", file=sys.stderr)
+    print(f"\nresults: {out / RESULTS}\nreport: {_report(findings, folder, again)}", file=sys.stderr)
 
 
 def _engine(name: str, folder: Folder) -> Callable[[], Engine]:
@@ -90,17 +89,21 @@ def _engine(name: str, folder: Folder) -> Callable[[], Engine]:
     return OnRay
 
 
-def _report(findings: Findings, folder: Folder) -> Path:
-    """The report of these findings; written only where it is older than the results."""
+def _report(findings: Findings, folder: Folder, again: str) -> str:
+    """Where the report of these findings lies, or how to get one. It is written only
+    where it is older than the results."""
     path = folder.path / REPORT
     # In a short time on a busy machine there may be no result yet.
     there = [each for each in (folder.results.path, folder.path / "plan.json") if each.exists()]
     made_of = max(each.stat().st_mtime for each in there)
     if not path.exists() or path.stat().st_mtime < made_of:
-        from regardant.compare.report import write
+        from regardant.compare.report import NoReport, write
 
-        write(findings, path)
-    return path
+        try:
+            write(findings, path)
+        except NoReport as reason:
+            return f"{reason}, then {again}"
+    return str(path)
 
 
 def _words(text: str | None) -> tuple[str, ...] | None:

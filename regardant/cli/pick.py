@@ -26,7 +26,9 @@ def pick(
     systems: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAMES]", help="Systems to choose among; those on file and a set where none is named."
+            metavar="[NAMES]",
+            help="Systems to choose among, named as for compare (moh@top_k=1, a+b, module:Class); those on "
+            "file and a set where none is named.",
         ),
     ] = None,
     length: Annotated[

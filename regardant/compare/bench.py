@@ -21,7 +21,7 @@ from regardant.compare.identity import made_with
 from regardant.compare.lesson import Lesson
 from regardant.compare.look_ahead import causality
 from regardant.compare.machine import choose_device, versions
-from regardant.compare.selection import kind_of
+from regardant.compare.selection import check_options, kind_of
 from regardant.compare.training import Refused, survey, train
 from regardant.compare.unit import Unit
 
@@ -32,6 +32,7 @@ class Bench:
     """Does what it is told in a job: a plain mapping, so that it may come from another process or machine."""
 
     def __init__(self) -> None:
+        self._lessons: dict[tuple[str, str, int, int, int], Lesson] = {}
         self._costs = CostMeter()
         self._costs.__enter__()
 
@@ -40,9 +41,11 @@ class Bench:
         return getattr(self, "_" + job["do"])(job)
 
     def _look_around(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """The device that a name stands for, and what it is; or why it is not there."""
+        """The device that a name stands for, and what it is; or why that, or an option, is not there."""
         try:
             device = str(choose_device(job["device"]))
+            for spec in job["specs"]:
+                check_options(spec)
         except ValueError as error:
             return {"error": str(error)}
         return {"device": device, "machine": machine_of(device)}
@@ -100,9 +103,12 @@ class Bench:
             raise LeftOut("failed", f"it sees the future: {leaks[0]}")
         return {"said": "no change to the future moved the past"}
 
-    @cache  # noqa: B019  (a process has one bench)
     def _lesson(self, task: str, level: str, dim: int, heads: int, layers: int) -> Lesson:
-        return Lesson(task, level, dim=dim, heads=heads, layers=layers)
+        """Made once: its data are the same for all models."""
+        key = (task, level, dim, heads, layers)
+        if key not in self._lessons:
+            self._lessons[key] = Lesson(task, level, dim=dim, heads=heads, layers=layers)
+        return self._lessons[key]
 
 
 def machine_of(device: str) -> str:

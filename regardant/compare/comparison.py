@@ -93,7 +93,8 @@ class Comparison:
 
     def _look_around(self) -> None:
         device = self.asked.device if self._plan is None else self._plan["device"]
-        (found,) = self._ask({"device": {"do": "look_around", "device": device}}).values()
+        specs = [spec for system in self.systems.values() for spec in system.specs if "@" in spec]
+        (found,) = self._ask({"device": {"do": "look_around", "device": device, "specs": specs}}).values()
         require("error" not in found, found.get("error", ""))
         self._device, self._machine = found["device"], found["machine"]
         require(

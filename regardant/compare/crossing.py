@@ -47,11 +47,12 @@ class Crossover:
     length: float | None
     how: str
     """measured (faster at that length and all longer ones), extrapolated (where the lines through the two
-    longest lengths cross, beyond all that was measured), or never (nowhere, or too far to be believed)."""
+    longest lengths cross, beyond all that was measured), never (nowhere, or too far to be believed), or
+    unknown (slower at the one length that both were measured at, where it takes two to draw the lines)."""
 
     def __str__(self) -> str:
         if self.length is None:
-            return "never"
+            return "never" if self.how == "never" else "takes two lengths"
         return f"{self.length:,.0f}" if self.how == "measured" else f"~{self.length:,.0f} (extrapolated)"
 
 
@@ -79,9 +80,9 @@ def find_crossover(
     faster = [length for length in both if not slower or length > slower[-1]]
     if faster:
         return Crossover(system, phase, float(faster[0]), "measured")
-    never = Crossover(system, phase, None, "never")
     if len(both) < 2:
-        return never
+        return Crossover(system, phase, None, "unknown")
+    never = Crossover(system, phase, None, "never")
     before, last = both[-2:]
     gains = log(baseline[last] / baseline[before] * own[before] / own[last]) / log(last / before)
     if gains <= 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,23 @@ WORK = "work"
 
 
 class Folder:
-    """The files of one comparison. A result is there whole or not at all, whenever the process is killed."""
+    """The files of one comparison. A result is there whole or not at all, whenever the process is killed.
+
+    What a `fresh` one finds there goes when its own plan is kept, and not before: a question that turns out
+    to be wrong costs nothing.
+    """
 
     def __init__(self, path: Path, *, fresh: bool = False):
         require(
             not path.exists() or path.is_dir(), f"out is {path}, which is a file, but it must be a folder"
         )
-        self.path = path
-        if fresh:
-            for name in (PLAN, RESULTS, REPORT):
-                (path / name).unlink(missing_ok=True)
-            shutil.rmtree(path / WORK, ignore_errors=True)
+        self.path, self._fresh = path, fresh
         self.results = Journal(path / RESULTS)
 
     def plan(self, asked: Asked) -> dict[str, Any] | None:
-        """The plan that is there; refuses one of another comparison."""
+        """The plan that is there; refuses one of another comparison. None to begin with."""
         path = self.path / PLAN
-        if not path.exists():
+        if self._fresh or not path.exists():
             return None
         found = json.loads(path.read_text(encoding="utf-8"))
         now, then = asked.asdict(), found["asked"]
@@ -50,7 +49,16 @@ class Folder:
         return found
 
     def keep_plan(self, plan: Mapping[str, Any]) -> None:
+        if self._fresh:
+            self._clear()
         write_whole(self.path / PLAN, json.dumps(plan, indent=1) + "\n")
+
+    def _clear(self) -> None:
+        """All but the log, which is being written."""
+        for name in (PLAN, RESULTS, REPORT):
+            (self.path / name).unlink(missing_ok=True)
+        for path in (self.path / WORK).glob("*.safetensors"):
+            path.unlink()
 
     def checkpoint(self, unit: str) -> Path:
         return self.path / WORK / f"{unit.replace('/', '.').replace(':', '.')}.safetensors"

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 
 from regardant.compare.bench import machine_of
 from regardant.compare.findings import PLAN, Findings
@@ -13,6 +14,7 @@ from regardant.compare.front import Quality
 from regardant.compare.journal import Journal
 from regardant.compare.machine import versions
 from regardant.compare.measurement import Measurement
+from regardant.compare.selection import layers_of
 from regardant.compare.workload import Setting, settle
 
 JOURNAL = "cost.jsonl"
@@ -30,19 +32,25 @@ class OnFile:
     failed: dict[str, str] = field(default_factory=dict)
     """Why a system could not be measured."""
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Of systems that comparisons know by a name of their own: the mixers in their layers."""
+    """Of systems that comparisons know by a name of their own: the mixers in their layers, with options."""
     sources: list[str] = field(default_factory=list)
     """Where they come from, in words."""
 
     def figures(self, system: str, phase: str, quantity: str) -> Mapping[int, float]:
-        return self.costs.get((system, phase, quantity), {})
+        """By length. Of a layout also what follows from its parts: the mean, or the largest of the peaks of
+        forward passes, where one part is freed before the next runs."""
+        together = max if (phase, quantity) == ("forward", "bytes") else fmean
+        parts = [self.costs.get((part, phase, quantity), {}) for part in self.parts_of(system)]
+        both = set.intersection(*map(set, parts))
+        found = {length: together(part[length] for part in parts) for length in both}
+        return found | self.costs.get((system, phase, quantity), {})
 
     @property
     def systems(self) -> list[str]:
         return list(dict.fromkeys([*(system for system, _, _ in self.costs), *self.quality]))
 
     def parts_of(self, system: str) -> tuple[str, ...]:
-        return self.parts.get(system, tuple(system.split("+")))
+        return self.parts.get(system) or layers_of(system)
 
     def add(self, system: str, phase: str, quantity: str, length: int, value: float | None) -> None:
         if value is not None:
@@ -109,7 +117,7 @@ def _is_current(each: Measurement, setting: Setting) -> bool:
 
 
 def _add_comparison(found: OnFile, findings: Findings, setting: Setting) -> None:
-    found.parts |= {system.name: system.parts for system in findings.plan.systems}
+    found.parts |= {system.name: system.specs or system.parts for system in findings.plan.systems}
     plan, here = findings.plan, (machine_of(setting.device), versions()["torch"])
     # Comparisons run everything causal.
     fits = (plan.dim, plan.heads, True) == (setting.dim, setting.heads, setting.causal)

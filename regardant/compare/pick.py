@@ -55,6 +55,8 @@ class Candidate:
     decodes: bool = True
     time: Outlook | None = None
     """Seconds."""
+    measured_to: int = 0
+    """The longest length of which its time is on file."""
     peak: Outlook | None = None
     """Bytes."""
     state: Outlook | None = None
@@ -145,6 +147,8 @@ def _excluded(need: Need, each: Candidate) -> str:
                 f"takes {size(each.memory.value)} at {need.length:,} ({each.memory}), more than "
                 f"{size(need.memory)}"
             )
+    if each.time is None and each.measured_to:
+        return f"its time at {need.length:,} cannot be told from those up to {each.measured_to:,}"
     if each.time is None:
         return f"its time at {need.length:,} is not on file"
     return ""

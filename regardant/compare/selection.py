@@ -59,20 +59,34 @@ def select(names: Sequence[str], kind: str | None) -> tuple[System, ...]:
     return tuple(systems.values())
 
 
+def layers_of(name: str) -> tuple[str, ...]:
+    """The mixers of a layout by turns, with their options; of any other name, itself alone."""
+    return tuple(LAYOUTS.get(name, name).split("+"))
+
+
 def kind_of(systems: Sequence[System]) -> str:
     """Of the comparison: that of the systems beside the baseline."""
     return next((each.kind for each in systems if each.name != BASELINE), "sequence")
 
 
 def _system(name: str) -> System:
-    specs = tuple(LAYOUTS.get(name, name).split("+"))
+    specs = layers_of(name)
     plain = tuple(Spec.of(spec).name for spec in specs)
-    kinds = {_kind(part) for part in plain}
+    kinds = {kind_of_mixer(part) for part in plain}
     require(len(kinds) == 1, f"{name!r} is a layout of several kinds, but layers by turns are of one")
     return System(name, kinds.pop(), plain, specs)
 
 
-def _kind(name: str) -> str:
+def check_options(spec: str) -> None:
+    """Refuses options that a mixer's constructor does not take, before all is measured. Imports torch."""
+    from regardant.compare.workload import Setting, configure, settle
+
+    setting = settle(Setting(spec))
+    configure(spec, dim=setting.dim, heads=setting.heads, causal=setting.causal)
+
+
+def kind_of_mixer(name: str) -> str:
+    """Of a system without options; refuses what is neither a system of this library nor anybody's class."""
     if ":" in name:
         from regardant.compare.workload import kind_of
 

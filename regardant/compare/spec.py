@@ -30,7 +30,7 @@ class Spec:
             key, equals, value = part.partition("=")
             require(
                 key.isidentifier() and bool(equals) and bool(value),
-                f"{text!r} has the option {part!r}, but an option is key=value, as in moh@top=4",
+                f"{text!r} has the option {part!r}, but an option is key=value, as in moh@top_k=1",
             )
             options[key] = _value(value)
         return cls(name, options)

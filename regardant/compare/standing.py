@@ -2,7 +2,8 @@
 
 A system's band is its mean ± its spread. The spread is the standard deviation over the seeds or, where that
 is larger, the pooled one of all systems on the task: with few seeds one's own may be small by luck. Two
-systems tie where their bands overlap. With a single seed there is no spread, and nobody is ahead of anybody.
+systems tie where their bands overlap. A system with a single seed so far has no deviation of its own, and is
+given the pooled one of the others. Where all have a single seed there is no spread, and nobody is ahead.
 """
 
 from __future__ import annotations
@@ -24,11 +25,17 @@ class Standing:
     deviation: float | None
     """Over the seeds; None of a single one."""
     spread: float | None
-    """Half of the band's width: the deviation, or the pooled one of the task where that is larger."""
+    """Half of the band's width: the deviation, or the pooled one of the task where that is larger or, with a
+    single seed, the only one. None where no system has a second seed."""
     rank: int
     """1 and up; systems that tie with the best of their group share its rank."""
     ties: tuple[str, ...]
     """All systems whose bands overlap this one's."""
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether the spread is that of the other systems alone."""
+        return self.deviation is None and self.spread is not None
 
 
 def tie(mean: float, spread: float | None, other_mean: float, other_spread: float | None) -> bool:
@@ -44,7 +51,7 @@ def rank(values: Mapping[str, Sequence[float]], *, higher_is_better: bool) -> li
     means = {name: fmean(own) for name, own in values.items()}
     deviations = {name: stdev(own) if len(own) > 1 else None for name, own in values.items()}
     pooled = _pooled(values, deviations)
-    spreads = {name: None if own is None else max(own, pooled) for name, own in deviations.items()}
+    spreads = {name: None if pooled is None else max(own or 0.0, pooled) for name, own in deviations.items()}
     order = sorted(means, key=means.__getitem__, reverse=higher_is_better)
     ties = {
         name: tuple(
@@ -66,8 +73,14 @@ def rank(values: Mapping[str, Sequence[float]], *, higher_is_better: bool) -> li
     ]
 
 
-def _pooled(values: Mapping[str, Sequence[float]], deviations: Mapping[str, float | None]) -> float:
-    """The root of the mean variance, each weighted by its seeds less one."""
+def about_single_seeds(standings: Sequence[Standing]) -> str:
+    """A sentence on whose spread is that of the others; empty where there is none."""
+    names = ", ".join(each.system for each in standings if each.borrowed)
+    return f"One seed so far, with the pooled spread of the others: {names}." if names else ""
+
+
+def _pooled(values: Mapping[str, Sequence[float]], deviations: Mapping[str, float | None]) -> float | None:
+    """The root of the mean variance, each weighted by its seeds less one; None of single seeds."""
     weighted = [((len(values[name]) - 1), own) for name, own in deviations.items() if own is not None]
     weight = sum(each for each, _ in weighted)
-    return sqrt(sum(each * own**2 for each, own in weighted) / weight) if weight else 0.0
+    return sqrt(sum(each * own**2 for each, own in weighted) / weight) if weight else None

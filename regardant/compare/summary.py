@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from regardant.compare.findings import BASELINE, Cost, Findings
-from regardant.compare.standing import Standing
+from regardant.compare.standing import Standing, about_single_seeds
 from regardant.compare.table import NONE, Table
 
 TOP = "*"
@@ -68,7 +68,7 @@ def _qualities(findings: Findings) -> Iterable[tuple[str, dict[str, str]]]:
 def _quality(standing: Standing, best: Standing) -> str:
     top = standing.system == best.system or standing.system in best.ties
     spread = "" if standing.spread is None else f" ± {standing.spread:.2g}"
-    return f"{standing.mean:.3g}{spread}{TOP if top and len(standing.values) > 1 else ''}"
+    return f"{standing.mean:.3g}{spread}{TOP if top and standing.spread is not None else ''}"
 
 
 def _at(findings: Findings, name: str, phase: str, length: int) -> Cost | None:
@@ -93,6 +93,8 @@ def notes(findings: Findings) -> list[str]:
         found.append(
             f"{task.name}: {task.about}; {task.steps} steps of {task.batch}, {task.parameters:,} parameters."
         )
+        if said := about_single_seeds(findings.standings(task.name)):
+            found.append(f"{task.name}: {said}")
         for name in findings.too_good(task.name):
             probed = next((run.probe for run in findings.runs_of(name, task.name) if run.probe), None)
             found.append(

@@ -34,7 +34,10 @@ def in_this_process(monkeypatch):
     brief(monkeypatch.setattr, monkeypatch.setitem)
     monkeypatch.setattr(module, "_engine", lambda name, folder: Here)
     monkeypatch.setattr("regardant.compare.bench.cores", lambda: 1)
-    measure = lambda meter, setting, phase, length, *, threads: 2**21 + 100 * length  # noqa: E731
+
+    def measure(meter, setting, phase, length, *, threads):
+        return 2**21 + 100 * length
+
     monkeypatch.setattr("regardant.compare.peak.PeakMeter.measure", measure)
 
 
@@ -87,6 +90,25 @@ def test_bad_input_is_one_sentence_and_exit_code_two(tmp_path, arguments, says):
     assert done.exit_code == 2, done.output
     assert done.stderr.startswith("regardant: ") and says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_without_plotly_the_table_is_printed_and_a_sentence_says_how_to_get_the_report(tmp_path, monkeypatch):
+    ask = ["base-conv", *SMALL, "--budget", "15m", "--out", str(tmp_path)]
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "plotly.offline", None)
+        done = compare(*ask)
+    assert done.exit_code == 0, done.output
+    assert "recall, accuracy ↑" in done.stdout
+    said = done.stderr.splitlines()[-1]
+    assert said == (
+        "report: the report needs plotly, which is not installed: pip install 'regardant[report]', "
+        "then run the same command again"
+    )
+    written = (tmp_path / "results.jsonl").read_bytes()
+    assert len(written.splitlines()) == 16
+    again = compare(*ask)
+    assert again.stderr.splitlines()[-1] == f"report: {tmp_path / 'report.html'}"
+    assert (tmp_path / "results.jsonl").read_bytes() == written
 
 
 def test_out_must_be_a_folder(tmp_path):

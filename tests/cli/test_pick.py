@@ -1,5 +1,6 @@
 import json
 from dataclasses import asdict, replace
+from typing import ClassVar
 
 import pytest
 from typer.testing import CliRunner
@@ -104,8 +105,8 @@ def test_what_is_missing_is_measured(recorded, monkeypatch):
         def __init__(self, journal, **options):
             self.journal = journal
 
-        def measure(self, settings, *, lengths, positions, phases, memory):
-            asked.append((settings[0].system, lengths, positions, phases, memory))
+        def measure(self, settings, *, positions, phases):
+            asked.append((settings[0].system, positions, phases))
             blank = Measurement.blank(settle(settings[0]), phases[0], "seconds", 128)
             timed = [
                 replace(blank, length=length).filled(timing=Timing.of([1.0] * 3)) for length in positions
@@ -116,12 +117,72 @@ def test_what_is_missing_is_measured(recorded, monkeypatch):
     done = pick(recorded, "softmax", "flowformer", "--length", "4096", "--decode", "--causal", "--json")
     assert done.exit_code == 0, done.output
     assert asked == [
-        ("softmax", [512, 1024, 2048, 4096], [64, 512, 4096], ["decode"], False),
-        ("flowformer", [512, 1024, 2048, 4096], [64, 512, 4096], ["decode"], False),
+        ("softmax", [64, 512, 4096], ["decode"]),
+        ("flowformer", [64, 512, 4096], ["decode"]),
     ]
     assert [(each["rank"], each["ties"]) for each in json.loads(done.stdout)] == [
         (1, ["flowformer"]), (1, ["softmax"]),
     ]  # fmt: skip
+
+
+class Ladder:
+    """Measures nothing; remembers what was asked for, and that a token takes as long as those before it."""
+
+    asked: ClassVar[list] = []
+    longest = 3.0
+    now = 0.0
+
+    def __init__(self, journal, **options):
+        pass
+
+    def measure(self, settings, *, phases, positions=(), lengths=(), memory=False):
+        self.asked.append((*(setting.system for setting in settings), *phases, *positions, *lengths))
+        Ladder.now += 1e-4 * max(positions, default=0)
+        found = []
+        for setting in map(settle, settings):
+            for phase in phases:
+                for length in positions or lengths:
+                    blank = Measurement.blank(setting, phase, "seconds", length)
+                    found.append(blank.filled(timing=Timing.of([1e-3] * 3), size=64))
+        return found
+
+
+@pytest.fixture
+def ladder(monkeypatch):
+    monkeypatch.setattr(survey, "Cost", Ladder)
+    monkeypatch.setattr(survey, "perf_counter", lambda: Ladder.now)
+    monkeypatch.setattr(Ladder, "asked", [])
+    return Ladder.asked
+
+
+def test_of_a_layout_the_parts_are_measured_with_their_options(tmp_path, ladder):
+    done = pick(tmp_path, "based-like", "moh@top_k=1", "softmax+aaren", "--length", "512", "--json")
+    assert done.exit_code == 0, done.output
+    taylor, window = "linear-attention@features=taylor,states=8", "sliding-window@window=16"
+    assert ladder == [
+        (taylor, window, "forward", 64, 128, 256, 512), ("moh@top_k=1", "forward", 64, 128, 256, 512),
+        ("softmax", "aaren", "forward", 64, 128, 256, 512),
+    ]  # fmt: skip
+    found = {each["system"]: each for each in json.loads(done.stdout)}
+    assert set(found) == {"based-like", "moh@top_k=1", "softmax+aaren"}
+    assert [found[name]["seconds"]["value"] for name in found] == [1e-3] * 3
+
+
+def test_very_long_inputs_begin_short_and_are_read_no_longer_than_is_worth_it(tmp_path, ladder):
+    done = pick(tmp_path, "softmax", "--length", "1048576", "--train", "--json")
+    assert done.exit_code == 0, done.output
+    assert ladder == [("softmax", "backward", *(2**k for k in range(12, 21)))]
+    ladder.clear()
+    done = pick(tmp_path, "softmax", "--length", "1048576", "--decode", "--json")
+    # 2 ** 16 tokens took 6.6 s, so that twice as many may take 26; and those once more twice as many 105.
+    assert ladder == [("softmax", "decode", 2**k) for k in (14, 15, 16, 17)]
+    (found,) = json.loads(done.stdout)
+    assert (found["seconds"]["measured"], found["seconds"]["origin"]) == (False, 2**17)
+    ladder.clear()
+    done = pick(tmp_path, "softmax", "--length", "4194304", "--decode")
+    assert ladder == [("softmax", "decode", 2**k) for k in (16, 17)]
+    assert done.exit_code == 1
+    assert "its time at 4,194,304 cannot be told from those up to 131,072" in done.stdout
 
 
 def test_a_system_that_fails_does_not_keep_the_others(recorded, monkeypatch):
@@ -168,6 +229,11 @@ def test_figures_of_another_machine_do_not_count(tmp_path):
     [
         (["softmaxx"], "softmax"),
         (["ccnet"], "pick ranks sequence mixers"),
+        (["based-lik"], "the nearest are based-like"),
+        (["moh@tops=4"], "tops"),
+        (["moh@top"], "an option is key=value"),
+        (["softmax+ccnet"], "'softmax+ccnet' is of kind grid and sequence"),
+        (["nowhere:Layer"], "no class is found at 'nowhere:Layer'"),
         (["--memory", "much"], "memory is 'much'"),
         (["--dim", "64"], "give both or neither"),
         (["--decode", "--train"], "ask twice"),

@@ -4,7 +4,7 @@ import pytest
 
 from regardant.compare.crossing import Crossover, find_crossover
 from regardant.compare.findings import Findings
-from regardant.compare.standing import rank
+from regardant.compare.standing import about_single_seeds, rank
 from tests.compare.sample_findings import LENGTHS, SEEDS, SYSTEMS, write_sample
 
 
@@ -55,6 +55,13 @@ def test_a_crossover_beyond_what_was_measured_is_extrapolated_and_said_so():
     assert find_crossover({300: 1.0}, baseline, "own", "forward") is None
 
 
+def test_from_one_length_a_system_is_ahead_there_or_nothing_is_known():
+    slower = find_crossover({100: 8.0}, {100: 1.0, 200: 4.0}, "own", "forward")
+    assert slower == Crossover("own", "forward", None, "unknown")
+    assert str(slower) == "takes two lengths"
+    assert find_crossover({200: 3.0}, {200: 4.0}, "own", "forward").length == 200
+
+
 def test_a_torn_line_is_passed_over(tmp_path):
     folder = write_sample(tmp_path)
     whole = Findings.read(folder)
@@ -80,7 +87,18 @@ def test_differences_inside_the_spread_are_ties():
     assert [each.system for each in lower] == ["b", "a"]
 
 
-def test_a_single_seed_puts_nobody_ahead():
+def test_a_system_with_one_seed_so_far_has_the_pooled_spread_of_the_others():
+    found = rank({"a": [0.90, 0.92], "b": [0.89], "c": [0.5, 0.52], "d": [0.2]}, higher_is_better=True)
+    pooled = (2 * 0.0002 / 2) ** 0.5
+    assert [each.spread for each in found] == pytest.approx([pooled] * 4)
+    assert [each.deviation is None for each in found] == [False, True, False, True]
+    assert [each.borrowed for each in found] == [False, True, False, True]
+    assert [(each.system, each.rank) for each in found] == [("a", 1), ("b", 1), ("c", 3), ("d", 4)]
+    assert about_single_seeds(found) == "One seed so far, with the pooled spread of the others: b, d."
+    assert about_single_seeds(found[::2]) == ""
+
+
+def test_where_all_have_a_single_seed_nobody_is_ahead():
     found = rank({"a": [0.9], "b": [0.1]}, higher_is_better=True)
     assert [each.rank for each in found] == [1, 1]
     assert found[0].spread is None

@@ -15,6 +15,7 @@ from regardant.compare.report.large_table import table
 from regardant.compare.report.look import COLOURS, looks
 from regardant.compare.report.overview import brief
 from regardant.compare.report.standing_figures import standings
+from regardant.compare.summary import summary
 from tests.compare.sample_findings import LENGTHS, SYSTEMS, write_sample
 
 LARGEST = 6e6
@@ -103,8 +104,7 @@ def test_the_table_shades_the_best_and_all_that_tie_with_it(findings):
     for place, column in enumerate(made.columns[:3]):
         found = findings.standings(column.title)
         shaded = {row.system for row in made.rows if row.cells[place].best}
-        settled = {each.system for each in found if each.spread is not None}
-        assert shaded == {found[0].system, *found[0].ties} & settled
+        assert shaded == {found[0].system, *found[0].ties}
     assert dict(made.groups)["Quality"] == 3
     forward = next(place for place, column in enumerate(made.columns) if column.title == "forward")
     assert made.columns[forward].group == f"At {LENGTHS[-1]:,} tokens"
@@ -130,15 +130,32 @@ def test_from_one_seed_nothing_is_shaded_and_nobody_is_ahead(findings):
     assert "One seed: there is no spread" in standings(single, look(single)).figures[0].caption
 
 
-def test_a_system_with_one_seed_so_far_is_not_called_level_with_the_best(findings):
+def test_a_system_with_one_seed_so_far_stands_where_the_others_spread_puts_it_and_that_is_said(findings):
     part = replace(
         findings, runs=tuple(run for run in findings.runs if run.seed == 0 or run.system != "base-conv")
     )
     rows = {row.system: row for row in table(part).rows}
     assert rows["softmax"].cells[0].best
     assert not rows["base-conv"].cells[0].best
+    assert "1 seed, rank 8" in rows["base-conv"].cells[0].note
+    caption = "One seed so far, with the pooled spread of the others: base-conv."
     said = dict(brief(part))["Multi-query associative recall"]
-    assert said.endswith("nobody is ahead of base-conv yet, of which there is one seed.")
+    assert said.startswith("softmax leads at") and said.endswith(caption)
+    assert f"recall: {caption}" in table(part).notes
+    assert standings(part, look(part)).figures[0].caption.endswith(f"1 to 2 seeds each. {caption}")
+    assert f"recall: {caption}" in summary(part).notes
+
+
+def test_from_one_length_no_crossover_is_told_and_the_reason_is(findings):
+    single = replace(findings, costs=tuple(cost for cost in findings.costs if cost.length == 1024))
+    crossing = next(k for k, column in enumerate(table(single).columns) if column.title.startswith("beats"))
+    rows = {row.system: row.cells[crossing] for row in table(single).rows}
+    assert (rows["moh"].text, rows["moh"].sort) == ("unknown", None)
+    assert rows["moh"].note.endswith("where the lines cross takes two lengths to tell")
+    assert rows["base-conv"].text == "1,024"
+    columns, lines = summary(single).columns, {line[0]: line for line in summary(single).rows}
+    assert lines["moh"][columns.index("faster from")] == "takes two lengths"
+    assert lines["base-conv"][columns.index("faster from")] == "1,024"
 
 
 def test_an_unfinished_comparison_says_so(findings):

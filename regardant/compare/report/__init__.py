@@ -10,6 +10,6 @@ plain data; `page/` holds the template, the style and the script, which gives fi
 labels, dark or light, wide or narrow.
 """
 
-from regardant.compare.report.document import write
+from regardant.compare.report.document import NoReport, write
 
-__all__ = ["write"]
+__all__ = ["NoReport", "write"]

@@ -20,6 +20,10 @@ PAGE = files("regardant.compare.report") / "page"
 LAST_TABS = (("attention", "Attention"), ("systems", "Systems"), ("method", "Method"))
 
 
+class NoReport(ValueError):
+    """What the page is made with is not installed."""
+
+
 def write(findings: Findings, path: Path) -> Path:
     """Write the report of these findings to `path`, whole or not at all; the path is given back."""
     write_whole(path, render(findings))
@@ -87,7 +91,7 @@ def _plotly() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise ValueError(
+        raise NoReport(
             "the report needs plotly, which is not installed: pip install 'regardant[report]'"
         ) from error
     return get_plotlyjs()

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from regardant.compare.crossing import FASTER
 from regardant.compare.findings import BASELINE, Cost, Findings, TaskPlan
 from regardant.compare.report.compared import common_length, costs_at
-from regardant.compare.report.wording import level_with, measure_of, spelled
+from regardant.compare.report.wording import counted, level_with, measure_of, spelled
+from regardant.compare.standing import about_single_seeds
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,9 @@ def _notes(findings: Findings) -> list[str]:
     if not all(planned):
         gone = f"{planned.count(False)} of {len(planned)} times of calls are still to be measured"
         notes.append(f"This comparison is not finished: {gone}. The same command again goes on with it.")
+    for task in findings.plan.tasks:
+        if said := about_single_seeds(findings.standings(task.name)):
+            notes.append(f"{task.name}: {said}")
     probed = sorted({f"{run.system} ({run.task}): {run.probe}" for run in findings.runs if run.probe})
     if probed:
         said = "; ".join(probed)
@@ -103,13 +107,12 @@ def _qualities(findings: Findings) -> list[tuple[Column, Cells]]:
 
 def _quality(findings: Findings, task: TaskPlan) -> Cells:
     found = findings.standings(task.name)
-    # A single seed ties with everything: there is nothing to shade.
-    settled = {each.system for each in found if each.spread is not None}
-    shaded = {found[0].system, *found[0].ties} & settled if found and found[0].system in settled else set()
+    # From one seed of each all tie: there is nothing to shade.
+    shaded = {found[0].system, *found[0].ties} if found and found[0].spread is not None else set()
     cells = {}
     for each in found:
         detail = "" if each.deviation is None else f"±{each.deviation:.3f}"
-        stands = f"{len(each.values)} seeds, rank {each.rank}, {level_with(each)}"
+        stands = f"{counted(len(each.values), 'seed')}, rank {each.rank}, {level_with(each)}"
         note = f"{measure_of(task)}: {spelled(each)}, {stands}"
         cells[each.system] = Cell(f"{each.mean:.3f}", detail, each.mean, each.system in shaded, note)
     for failure in findings.failures:
@@ -174,10 +177,12 @@ def _growth(findings: Findings) -> list[tuple[Column, Cells]]:
     }
     crossings = {}
     for each in findings.crossovers():
-        if each.phase != "forward" or (each.length is None and each.system not in exponents):
-            # From a single length nothing is known about any other.
+        if each.phase != "forward":
             continue
-        if each.length is None:
+        if each.how == "unknown":
+            why = "slower at the only length measured; where the lines cross takes two lengths to tell"
+            crossings[each.system] = Cell("unknown", note=why)
+        elif each.length is None:
             why = "the lines do not cross, or too far out to be believed"
             crossings[each.system] = Cell("never", note=why)
         elif each.how == "measured":

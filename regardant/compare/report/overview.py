@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from regardant.compare.crossing import FASTER
 from regardant.compare.findings import BASELINE, Findings, TaskPlan
 from regardant.compare.front import Contender, Quality, beaten_by
 from regardant.compare.report.compared import common_length, times_at
 from regardant.compare.report.wording import capitalized, listed, spelled
+from regardant.compare.standing import Standing, about_single_seeds
 
 
 def brief(findings: Findings) -> list[tuple[str, str]]:
@@ -23,12 +26,14 @@ def _standing(findings: Findings, task: TaskPlan) -> str:
     if len(found) < 2:
         return ""
     best = found[0]
-    first = f"{best.system} comes out at {best.mean:.3f} {task.measure}"
-    single = [each.system for each in found if each.spread is None]
-    if len(single) == len(found):
+    if best.spread is None:
+        first = f"{best.system} comes out at {best.mean:.3f} {task.measure}"
         return f"{first}, but from one seed nobody is ahead."
-    if single:
-        return f"{first}; nobody is ahead of {listed(single)} yet, of which there is one seed."
+    return " ".join(filter(None, (_ahead(task, found), about_single_seeds(found))))
+
+
+def _ahead(task: TaskPlan, found: Sequence[Standing]) -> str:
+    best = found[0]
     level = [each for each in found if each.system == best.system or each.system in best.ties]
     rest = [each for each in found if each not in level]
     if not rest:

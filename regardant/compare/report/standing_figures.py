@@ -10,12 +10,12 @@ from regardant.compare.report.compared import band
 from regardant.compare.report.figure import Figure, Panel
 from regardant.compare.report.look import Look
 from regardant.compare.report.wording import capitalized, level_with, measure_of, sentence, spelled
-from regardant.compare.standing import Standing
+from regardant.compare.standing import Standing, about_single_seeds
 
 LEAD = (
     "Each small dot is a seed, the marker their mean, the bar the spread: the standard deviation, or that of "
-    "the task as a whole where it is larger. Systems whose bars overlap are ties; the shaded band is "
-    "the best's."
+    "the task as a whole where that is larger or there is one seed so far. Systems whose bars overlap are "
+    "ties; the shaded band is the best's."
 )
 
 
@@ -67,4 +67,6 @@ def _seeds(found: Sequence[Standing]) -> str:
     fewest, most = (which(len(each.values) for each in found) for which in (min, max))
     if most == 1:
         return "One seed: there is no spread, and nobody is ahead of anybody."
-    return f"{most} seeds each." if fewest == most else f"{fewest} to {most} seeds each."
+    if fewest == most:
+        return f"{most} seeds each."
+    return f"{fewest} to {most} seeds each. {about_single_seeds(found)}".rstrip()
