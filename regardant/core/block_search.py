@@ -19,6 +19,7 @@ from torch import Tensor
 
 from regardant.core.errors import require, unknown
 from regardant.core.selected import exact
+from regardant.core.selected_blocks import attend_blocks
 
 REPRESENTATIVES = ("middle", "first")
 
@@ -128,10 +129,14 @@ class _Search:
 
 def gather_keys(x: Float[Tensor, "b g n d"], at: Int[Tensor, "b c t s"]) -> Float[Tensor, "b c t s d"]:
     """The rows of x at these places, where c is a multiple of g and neighbours share one of x's."""
-    (b, g, n, d), c = x.shape, at.shape[1]
+    return x.flatten(0, 2).index_select(0, _rows(x, at).flatten()).view(*at.shape, x.shape[-1])
+
+
+def _rows(x: Float[Tensor, "b g n d"], at: Int[Tensor, "b c t s"]) -> Int[Tensor, "b c t s"]:
+    """Where these places stand among the rows of x, samples and heads one behind the other."""
+    (b, g, n, _), c = x.shape, at.shape[1]
     head = torch.arange(b * g, device=x.device).view(b, g).repeat_interleave(c // g, dim=1)
-    rows = (at + (head * n)[..., None, None]).flatten()
-    return x.reshape(b * g * n, d).index_select(0, rows).view(*at.shape, d)
+    return at + (head * n)[..., None, None]
 
 
 def attend_gathered(
@@ -143,21 +148,14 @@ def attend_gathered(
     `c` is h, or g where the heads that share keys were given the same. The last block may be cut short. A
     query that sees none gives zeros. Memory is linear in the queries times s.
     """
-    (b, h, m, d), (c, t, s), r = q.shape, at.shape[1:], sees.shape[3]
+    (b, h, m, d), (c, t), r = q.shape, at.shape[1:3], sees.shape[3]
     require(t * r >= m > (t - 1) * r, f"at is for {t} blocks of {r} queries, but there are {m} queries")
-    share = h // c
-    q = torch.nn.functional.pad(q, (0, 0, 0, t * r - m)).view(b, c, share, t, r, d).transpose(2, 3)
-    step = max(1, NUMBERS // (b * c * s * max(d, share * r)))
-    parts = []
-    for first in range(0, t, step):
-        own = slice(first, first + step)
-        places = at[:, :, own].clamp(0, k.shape[2] - 1)
-        keys, values = gather_keys(k, places), gather_keys(v, places)
-        there = sees[:, :, own] & (at[:, :, own] >= 0)[..., None, :]
-        logits = (q[:, :, own].flatten(3, 4) * scale) @ keys.mT
-        logits = exact(logits).unflatten(3, (share, r)).masked_fill(~there[:, :, :, None], -inf)
-        none = ~there.any(dim=-1, keepdim=True)[:, :, :, None]
-        weights = logits.masked_fill(none, 0).softmax(dim=-1).masked_fill(none, 0)
-        parts.append((weights.to(v.dtype).flatten(3, 4) @ values).unflatten(3, (share, r)))
-    out = torch.cat(parts, dim=2)
-    return out.permute(0, 1, 3, 2, 4, 5).reshape(b, h, t * r, -1)[:, :, :m]
+    q = torch.nn.functional.pad(q, (0, 0, 0, t * r - m)).view(b, c, h // c, t, r, d).transpose(2, 3)
+    # Every key is a block of its own.
+    keys, values = (x.reshape(-1, 1, 1, x.shape[-1]) for x in (k, v))
+    rows = _rows(k, at.clamp(0, k.shape[2] - 1))
+    there = sees & (at >= 0)[..., None, :]
+    out = attend_blocks(
+        q.flatten(0, 2), keys, values, rows.flatten(0, 2), scale=scale, sees=there.flatten(0, 2)
+    )
+    return out.unflatten(0, (b, c, t)).transpose(2, 3).reshape(b, h, t * r, -1)[:, :, :m]
