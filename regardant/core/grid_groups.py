@@ -22,6 +22,7 @@ from torch.nn.functional import pad
 from regardant.core.errors import require
 from regardant.core.grid_geometry import per_axis
 from regardant.core.grid_pattern import Axial, Dilated2d, Stripe, Window2d
+from regardant.core.overlapping import rectangles
 from regardant.core.pattern import Pattern
 
 
@@ -157,9 +158,8 @@ def blocks_with_halo(
     """
     spare = [-length % side for length, side in zip(x.shape[1:3], block)]
     x = pad(x, (0, 0, halo[1], halo[1] + spare[1], halo[0], halo[0] + spare[0]))
-    wide = [side + 2 * around for side, around in zip(block, halo)]
-    parts = x.unfold(1, wide[0], block[0]).unfold(2, wide[1], block[1])  # [b, down, across, c, rows, columns]
-    return parts.permute(0, 1, 2, 4, 5, 3).reshape(-1, prod(wide), x.shape[-1])
+    wide = (block[0] + 2 * halo[0], block[1] + 2 * halo[1])
+    return rectangles(x, wide, block).reshape(-1, prod(wide), x.shape[-1])
 
 
 def real_with_halo(
