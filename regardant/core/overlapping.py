@@ -1,7 +1,7 @@
 """Overlapping rectangles of maps, cut out side by side and laid back on one another.
 
-`Tensor.unfold` gives the pieces, but torch's own way back from them goes number by number. Here it adds slices,
-as many as a piece is steps long, of all pieces at once.
+`Tensor.unfold` gives the pieces, but torch's own way back from them goes number by number. Here slices are
+added, as many as a piece is steps long, of all pieces at once.
 """
 
 from __future__ import annotations
