@@ -42,11 +42,10 @@ def attend_groups(
         return _written(q * (q.shape[-1] ** -0.5 if scale is None else scale), k, v, hidden, added)
     if hidden is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale)
-    hidden = hidden.expand(-1, -1, q.shape[2], -1)
     if added is not None and len(added) > 1:  # by the query
-        hidden = hidden.repeat(len(q) // len(hidden), 1, 1, 1) + added
+        hidden = (added.unflatten(0, (-1, len(hidden))) + hidden).flatten(0, 1)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=hidden, scale=scale)
-    hidden = hidden if added is None else hidden + added
+    hidden = hidden.expand(-1, -1, q.shape[2], -1) if added is None else hidden + added
     # Sample by sample, so that what is added need not be held once for each.
     parts = zip(*(part.split(len(hidden)) for part in (q, k, v)))
     outs = [F.scaled_dot_product_attention(*part, attn_mask=hidden, scale=scale) for part in parts]
