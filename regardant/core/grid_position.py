@@ -31,6 +31,9 @@ from regardant.core.grid_widened import Widened
 
 Pair = int | tuple[int, int]
 
+AT_ONCE = 512
+"""Offsets that go through the hidden layer of an MLP together."""
+
 
 class GridPosition(nn.Module):
     """No position at all, and the base of the others."""
@@ -119,7 +122,9 @@ class LogSpacedBias(GridPosition):
     def __init__(self, heads: int, trained: Pair, *, hidden: int = 512, bias: bool = True):
         super().__init__()
         self.heads, self.trained = heads, per_axis(trained, 2, "trained")
-        self.mlp = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, heads, bias=bias))
+        self.mlp = nn.Sequential(
+            nn.Linear(2, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, heads, bias=bias)
+        )
 
     def scaled(self, offsets: Float[Tensor, "*p 2"]) -> Float[Tensor, "*p 2"]:
         """Offsets as the MLP sees them; they need not be whole."""
@@ -141,6 +146,32 @@ class LogSpacedBias(GridPosition):
         known = self.at(apart.to(self.mlp[0].weight.dtype))
         at = ((rows - top) * width + (columns - first)).flatten()
         return known.index_select(1, at).unflatten(1, rows.shape)[None].to(q.dtype)
+
+    def places(
+        self, rows: Float[Tensor, "y p"], columns: Float[Tensor, "x r"]
+    ) -> tuple[Float[Tensor, "i j 2"], Int[Tensor, "y p"], Int[Tensor, "x r"]]:
+        """Two grids of positions, whose offsets along each axis these are, and they need not be whole: the
+        offsets that occur, as the MLP sees them, and which of them is whose along each axis. They are the
+        same for all layers that were trained at one size."""
+        # On shapes alone (the meta device) nobody knows what occurs: hence on the CPU.
+        weight = self.mlp[0].weight
+        (rows, down), (columns, across) = (
+            torch.unique(each.cpu(), return_inverse=True) for each in (rows, columns)
+        )
+        apart = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        return self.scaled(apart.to(exact)).to(weight), down.to(weight.device), across.to(weight.device)
+
+    def at_places(
+        self, offsets: Float[Tensor, "i j 2"], down: Int[Tensor, "y p"], across: Int[Tensor, "x r"]
+    ) -> Float[Tensor, "e yx pr"]:
+        """The bias at `places`, each computed once."""
+        # Some at a time: the hidden layer is wide, and so stays in the cache.
+        known = torch.cat([self.mlp(part) for part in offsets.flatten(0, 1).split(AT_ONCE)])
+        known = known.mT.unflatten(1, offsets.shape[:2])
+        known = known.index_select(1, down.flatten()).index_select(2, across.flatten())
+        known = known.view(-1, *down.shape, *across.shape).transpose(2, 3)
+        return known.reshape(len(known), len(down) * len(across), -1)
 
 
 class RelativeLogits2d(GridPosition):

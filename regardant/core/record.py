@@ -19,10 +19,13 @@ from torch import Generator, Tensor
 
 
 class Record:
-    """Auxiliary losses (already weighted) and named observations, in the order of the layers."""
+    """Auxiliary losses (already weighted) and named observations, in the order of the layers.
 
-    def __init__(self, *, generator: Generator | None = None) -> None:
-        self.generator = generator
+    Without `noting`, observations are not kept: for a pass that nobody looks at.
+    """
+
+    def __init__(self, *, generator: Generator | None = None, noting: bool = True) -> None:
+        self.generator, self.noting = generator, noting
         self.losses: dict[str, list[Tensor]] = defaultdict(list)
         self.seen: dict[str, list[Tensor]] = defaultdict(list)
         self.handed: dict[str, Tensor] = {}
@@ -32,7 +35,8 @@ class Record:
         self.losses[name].append(value)
 
     def note(self, name: str, value: Tensor) -> None:
-        self.seen[name].append(value)
+        if self.noting:
+            self.seen[name].append(value)
 
     def loss(self) -> Tensor | float:
         """The sum of all auxiliary losses; 0.0 when no layer had one."""

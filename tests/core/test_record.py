@@ -21,6 +21,12 @@ def test_observations_keep_the_order_of_the_layers():
     assert [value.item() for value in record.seen["gates"]] == [1, 2]
 
 
+def test_observations_that_nobody_asked_for_are_not_kept():
+    record = Record(noting=False)
+    record.note("gates", torch.tensor(1))
+    assert not record.seen
+
+
 def test_deferred_changes_wait_for_settle_and_count_once_an_owner():
     record, one, other, done = Record(), object(), object(), []
     record.defer(one, lambda: done.append("first, replaced"))

@@ -54,7 +54,7 @@ class Backbone(NamedNetwork):
     def forward(
         self, images: Float[Tensor, "b k h w"], *, record: Record | None = None
     ) -> Float[Tensor, "b classes"] | list[Float[Tensor, "b c i j"]]:
-        return self._run(images, Record() if record is None else record, plainly=False)
+        return self._run(images, Record(noting=False) if record is None else record, plainly=False)
 
     def reference(self, images: Float[Tensor, "b k h w"]):
         return self._run(images, Record(), plainly=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from torch import nn
 
 
@@ -10,5 +12,15 @@ def truncated_normal(network: nn.Module, *, std: float = 0.02) -> None:
     for part in network.modules():
         if isinstance(part, nn.Linear):
             nn.init.trunc_normal_(part.weight, std=std)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def fan_out_normal(network: nn.Module) -> None:
+    """Convolutions: a normal distribution of variance 2 / (outputs that an input reaches), and no bias."""
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d):
+            reached = prod(part.kernel_size) * part.out_channels // part.groups
+            nn.init.normal_(part.weight, std=(2 / reached) ** 0.5)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

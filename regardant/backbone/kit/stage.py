@@ -43,7 +43,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, *, record: Record | None = None, plainly: bool = False) -> Tensor:
         for part in self.parts:
-            x = call(part, x, record=record, plainly=plainly)
+            if not isinstance(part, nn.Identity):
+                x = call(part, x, record=record, plainly=plainly)
         return x
 
     def field(self, height: int, width: int) -> Field:
