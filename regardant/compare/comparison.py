@@ -95,7 +95,8 @@ class Comparison:
         device = self.asked.device if self._plan is None else self._plan["device"]
         specs = [spec for system in self.systems.values() for spec in system.specs if "@" in spec]
         (found,) = self._ask({"device": {"do": "look_around", "device": device, "specs": specs}}).values()
-        require("error" not in found, found.get("error", ""))
+        ended = f"device is {device!r}, and the process that was to look at it ended before it answered"
+        require("device" in found, found.get("error", ended))
         self._device, self._machine = found["device"], found["machine"]
         require(
             self._plan is None or not self.same_machine or self._plan["machine"] == self._machine,

@@ -139,7 +139,7 @@ def plan(out: Outline, survey: Survey) -> dict[str, Any]:
             f"{system}/{name}": survey[system][name]["step"] * steps + survey[system][name]["evaluation"]
             for system in makers[name]
         }
-    if asked.seeds is None and seeds < size.seeds:
+    if tasks and asked.seeds is None and seeds < size.seeds:
         left_out.append(f"more than {seeds} seeds: {_spell(asked.budget)} are too short for them")
     return {
         "asked": asked.asdict(), "systems": [asdict(each) for each in out.systems], "tasks": lessons,

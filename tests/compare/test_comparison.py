@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from regardant.compare import small_sizes
 from regardant.compare.comparison import Comparison
 from regardant.compare.findings import Findings
 from regardant.compare.folder import Folder
@@ -13,13 +14,14 @@ from regardant.compare.planning import Asked
 from regardant.compare.trials import TRIALS, Setting
 from tests.compare.here import Here
 
-TINY = dict(dim=8, heads=2, layers=1, seeds=2, lengths=(64, 128), budget=60.0, device="cpu")
+TINY = dict(dim=8, heads=2, layers=1, seeds=2, lengths=(64, 128), budget=900.0, device="cpu")
 RECALL = dict(vocabulary=24, length=16, pairs=2, held_out=8)
 
 
 @pytest.fixture(autouse=True)
 def tiny_trials(monkeypatch):
-    """Six steps of four samples: nobody learns anything."""
+    """Six steps of four samples, however much time there is: nobody learns anything."""
+    monkeypatch.setattr(small_sizes, "SIZES", small_sizes.SIZES[:1])
     for name, options in (("recall", RECALL), ("bytes", dict(length=16, held_out=4))):
         sizes = {"small": Setting(options, batch=4, least=1, enough=4, most=6)}
         monkeypatch.setitem(TRIALS, name, replace(TRIALS[name], sizes=sizes))
@@ -157,6 +159,16 @@ def test_another_question_is_refused_in_the_same_folder_unless_fresh(tmp_path):
     assert len(compare(tmp_path, seeds=1, fresh=True)[1]().runs) == 1
 
 
+@pytest.mark.parametrize("ask", [dict(tasks=("recal",)), dict(heads=3), dict(device="abacus")])
+def test_a_wrong_question_does_not_cost_what_was_measured_even_fresh(tmp_path, ask):
+    first = compare(tmp_path)[1]()
+    with pytest.raises(ValueError):
+        compare(tmp_path, fresh=True, **ask)[1]()
+    with pytest.raises(ValueError, match="no system is called 'mohh'"):
+        compare(tmp_path, "mohh", fresh=True)
+    assert Findings.read(tmp_path) == first
+
+
 def test_another_machine_is_refused(tmp_path):
     compare(tmp_path)[1]()
     plan = json.loads((tmp_path / "plan.json").read_text())
@@ -234,6 +246,11 @@ def test_a_process_that_dies_once_loses_nothing_and_twice_is_written_down(tmp_pa
     assert len(lines(tmp_path)) == 8
 
 
+def test_a_process_that_dies_while_it_looks_at_the_device_is_told(tmp_path):
+    with pytest.raises(ValueError, match="device is 'cpu', and the process that was to look at it ended"):
+        compare(tmp_path, engine=Here(dies={"device": 1}))[1]()
+
+
 def test_the_budget_is_held(tmp_path, monkeypatch):
     now = iter(range(0, 10_000, 5))
     monkeypatch.setattr("regardant.compare.comparison.monotonic", lambda: float(next(now)))
@@ -249,6 +266,8 @@ def test_the_budget_is_held(tmp_path, monkeypatch):
         (dict(names=("mohh",)), "no system is called 'mohh'; the nearest are moh"),
         (dict(names=("moh", "ccnet")), "of the kinds grid and sequence"),
         (dict(names=("moh@top",)), "'moh@top' has the option 'top'"),
+        (dict(names=("moh@top=1",)), "'moh' takes no 'top' .given 1.; the nearest are top_k"),
+        (dict(names=("softmax+moh@topk=1",)), "'moh' takes no 'topk'"),
         (dict(names=("cab-reversal",)), "is of kind task"),
         (dict(kind="grids"), "no kind that can be compared is called 'grids'"),
         (dict(names=("moh",), kind="grid"), "one or the other"),
