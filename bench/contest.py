@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 
 import torch
 from torch import Tensor, nn
@@ -55,14 +56,33 @@ class Contest:
 
     def clock(self, phase: str, *, budget: float = 0.5, longest: float = 20.0) -> tuple[Timing, Timing]:
         """Ours and theirs: at least 20 repetitions; of slow ones, what fits in `longest` seconds or 5."""
-        calls = {
-            "ours": self._call(self.ours, self.weights[0], phase),
-            "theirs": self._call(self.theirs, self.weights[1], phase),
-        }
+        calls = dict(zip(("ours", "theirs"), self.calls(phase)))
         rough = sum(timing.best for _, timing in clock(calls, budget=0, least=1))
         least = min(20, max(5, int(longest / rough)))
         found = dict(clock(calls, budget=budget, least=least, warm=True, lead=self.lead))
         return found["ours"], found["theirs"]
+
+    def rounds(
+        self, phase: str, *, seconds: float = 4.0, least: int = 3, most: int = 50
+    ) -> list[tuple[float, float]]:
+        """Seconds of ours and of theirs, side by side in each round; who goes first alternates."""
+        calls = self.calls(phase)
+        for call in calls:
+            call()
+        found: list[tuple[float, float]] = []
+        end = perf_counter() + seconds
+        while len(found) < least or (len(found) < most and perf_counter() < end):
+            spent = [0.0, 0.0]
+            for which in (0, 1) if len(found) % 2 == 0 else (1, 0):
+                begun = perf_counter()
+                calls[which]()
+                spent[which] = perf_counter() - begun
+            found.append((spent[0], spent[1]))
+        return found
+
+    def calls(self, phase: str) -> list[Callable[[], object]]:
+        """What is timed: ours and theirs."""
+        return [self._call(run, own, phase) for run, own in zip((self.ours, self.theirs), self.weights)]
 
     def _call(self, run: Call, weights: Sequence[Tensor], phase: str) -> Callable[[], object]:
         if phase == "forward":

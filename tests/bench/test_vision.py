@@ -1,0 +1,127 @@
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+from bench import vision, vision_official
+from bench.contest import Contest
+from bench.quiet import Quiet
+from bench.results_file import Results
+from bench.vision import Match
+
+
+def row(ratio, *, phase="forward", quiet=1.0, shape="1 × 3", **more):
+    seconds = {"ours": 0.01, "theirs": 0.01 * ratio, "least": ratio, "most": ratio, "rounds": 3}
+    seconds["products"] = 0.5
+    return {
+        "match": "a / b",
+        "shape": shape,
+        "phase": phase,
+        "ratio": ratio,
+        "quiet": quiet,
+        **seconds,
+        **more,
+    }
+
+
+def test_a_round_times_both_and_who_goes_first_alternates():
+    called = []
+
+    def told(name):
+        return lambda x: called.append(name) or x
+
+    rounds = Contest(told("ours"), told("theirs"), (torch.ones(1, 2),)).rounds("forward", seconds=0, least=4)
+    assert called[2:] == ["ours", "theirs", "theirs", "ours"] * 2
+    assert len(rounds) == 4
+    assert min(min(each) for each in rounds) > 0
+
+
+def test_the_table_has_medians_and_tells_where_we_are_behind(tmp_path):
+    results = Results("vision", folder=tmp_path)
+    results.put("one", row(1.5, difference=2e-6))
+    results.put("two", row(0.9, phase="backward"))
+    results.put("three", row(1.1, shape="4 × 3"))
+    results.put("four", row(0.2, shape="8 × 3", quiet=0.5))
+    told = vision.table(results)
+    assert "| a / b | 1 × 3 | 10.0 | 1.50 | 2.00 | 10.0 | 0.90 | 2.00 | 2e-06 |" in told
+    assert "| a / b | 8 × 3 | 10.0 | ~ 0.20 | 2.00 |  |  |  |  |" in told
+    assert "Median of forward: 1.30 (target 1.3)." in told
+    assert told.endswith("Behind:\n- a / b, backward of 1 × 3: 0.90\n")
+
+
+def test_what_is_on_file_is_not_measured_again_and_what_lacks_code_is_skipped(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(vision, "made_of", lambda system: "1")
+    monkeypatch.setattr(vision, "compare", lambda match, made, shape, phase: compared.append(phase) or {})
+    monkeypatch.setattr(vision, "describe", lambda name, row: name)
+    monkeypatch.setattr(Quiet, "watch", lambda self, measure: (measure(), 1.0))
+    compared, match = [], Match("a / b", "davit", lambda: None, "theirs", ((1, 3, 8, 8),))
+    monkeypatch.delenv("REGARDANT_OFFICIAL", raising=False)
+    assert vision.measure(Results("vision", folder=tmp_path), [match], seconds=9)
+    assert "a / b is skipped: REGARDANT_OFFICIAL names no folder" in capsys.readouterr().out
+    monkeypatch.setenv("REGARDANT_OFFICIAL", str(tmp_path))
+    for name in ("theirs", vision_official.TIMM):
+        (tmp_path / name).mkdir()
+    for _ in range(2):
+        assert vision.measure(Results("vision", folder=tmp_path), [match], seconds=9)
+    assert compared == ["forward", "backward"]
+    assert not vision.measure(Results("vision", folder=tmp_path, fresh=True), [match], seconds=-1)
+
+
+def test_outputs_are_compared_inside_the_border():
+    def edged(x):
+        y = x.clone()
+        y[..., 0, :] += 1
+        return y
+
+    x = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    contest = Contest(edged, lambda x: x, (x,))
+    assert vision.difference(contest, 1) == 0
+    assert vision.difference(contest, 0) == pytest.approx(1 / x.abs().max().item())
+
+
+def test_names_are_unique_and_every_system_is_ours():
+    assert len({match.name for match in vision.MATCHES}) == len(vision.MATCHES)
+    for match in vision.MATCHES:
+        assert len(vision.made_of(match.system)) == 16
+
+
+def test_a_file_is_read_with_modules_standing_in_and_nothing_is_left_behind(tmp_path, monkeypatch):
+    layers = tmp_path / vision_official.TIMM / "timm" / "layers"
+    layers.mkdir(parents=True)
+    (layers / "__init__.py").write_text("from torchvision.ops.misc import Norm\nwidth = 3\n")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "model.py").write_text(
+        "from timm.data import MEAN\nfrom timm.models.layers import width\n"
+        "from timm.models.registry import register_model\nfrom absent.parts import scale\n"
+        "@register_model\ndef make():\n    return width * scale\n"
+    )
+    monkeypatch.setenv("REGARDANT_OFFICIAL", str(tmp_path))
+    before = dict(sys.modules)
+    found = vision_official.official("theirs", "model.py", {"absent": {}, "absent.parts": {"scale": 2}})
+    assert found.make() == 6
+    assert sys.modules == before
+
+
+def test_what_was_imported_already_comes_back(monkeypatch):
+    real = ModuleType("timm")
+    monkeypatch.setitem(sys.modules, "timm", real)
+    with vision_official.standing_in({"timm": {}}):
+        assert sys.modules["timm"] is not real
+    assert sys.modules["timm"] is real
+
+
+def test_unsettled_networks_have_no_idle_parameters():
+    torch.manual_seed(0)
+    network = vision_official.unsettled(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm2d(3)))
+    state = network.state_dict()
+    assert state["1.weight"].ne(1).all()
+    assert state["1.running_mean"].ne(0).all()
+    assert state["1.running_var"].ne(1).all()
+
+
+def test_the_share_of_products_is_near_all_of_a_product_and_nothing_of_a_sum():
+    x = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    assert vision.share_of_products(lambda: x @ x) > 0.5
+    assert vision.share_of_products(lambda: x + x) == 0
