@@ -1,8 +1,9 @@
 """Do layers that begin as convolutions learn more from few images than plain attention, and is their lead
 smaller where there are many?
 
-Small vision transformers read digits, a token a pixel: three gated layers before one plain one, and four
-plain ones, each trained on 64, on 256 and on all images.
+Small vision transformers read digits in patches of 2×2 pixels: three gated layers before one plain one, and
+four plain ones, each trained on 64, on 256 and on all images. (With a token a pixel neither leaves chance in
+as many steps.)
 """
 
 from functools import partial
@@ -30,10 +31,10 @@ BEGINNING = torch.ones(()).sigmoid().item()
 def trained(task, gated):
     def unit(run):
         make = partial(
-            ConViT, dim=48, heads=4, depth=4, gated=gated, expansion=2, image=8, patch=1, image_channels=1,
+            ConViT, dim=48, heads=4, depth=4, gated=gated, expansion=2, image=8, patch=2, image_channels=1,
             classes=EVERYTHING.classes,
         )  # fmt: skip
-        model = run.fit(make, task, steps=300, batch=32, learning_rate=1e-3)
+        model = run.fit(make, task, steps=800, batch=32, learning_rate=2e-3)
         found = {"accuracy": evaluate(model, task), "parameters": parameters(model)}
         return found | (looked(model.eval()) if gated else {})
 
@@ -42,7 +43,7 @@ def trained(task, gated):
 
 @torch.no_grad()
 def looked(model: ConViT) -> dict[str, float]:
-    """Gates, and how far the first and the last gated layer look, in pixels."""
+    """Gates, and how far the first and the last gated layer look, in patches."""
     images, _ = next(iter(EVERYTHING.validation()))
     gates, distances = model.gates(), model.distances(images).mean(dim=1)
     return {
@@ -68,7 +69,7 @@ def claim(context: Context) -> Outcome:
     last = found["convit on all images"]
     counts = [each["parameters"].mean for each in found.values()]
     return Outcome(
-        setting="digits at 8×8 under noise of 0.2, a token a pixel; 4 layers of width 48, 300 steps of 32; "
+        setting="digits at 8×8 under noise of 0.2, patches of 2; 4 layers of width 48, 800 steps of 32; "
         "64, 256 and 1,348 images; the paper trains on 5 to 100 % of ImageNet for 300 epochs",
         figures=[
             Figure.of("accuracy", found, "accuracy", ours=own),
@@ -78,6 +79,11 @@ def claim(context: Context) -> Outcome:
             ),
         ],
         criteria=[
+            quality(
+                "plain attention learns from all images",
+                found["vit on all images"]["accuracy"].mean,
+                at_least=0.5,
+            ),
             quality("better than plain attention on 64 images", gain["64 images"], at_least=0.0),
             quality("better than plain attention on 256 images", gain["256 images"], at_least=0.0),
             quality(

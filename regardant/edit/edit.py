@@ -10,11 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from regardant.core.errors import require
+from regardant.host.between import second_norm
 from regardant.host.call import Call
 from regardant.host.run import Run
 from regardant.host.site import Site
 
-STAGES = ("qkv", "factor", "logits", "weights", "heads", "residual", "keep", "inject", "scores", "attend")
+STAGES = (
+    "qkv", "factor", "logits", "weights", "read", "heads", "between", "residual", "keep", "inject", "scores",
+    "attend",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -70,10 +74,10 @@ class Edit:
         )
         self._chosen = None
         if self.layers is not None:
-            own = [
+            near = [
                 s for s in sites if s.cross == self.cross and (self.stack is None or s.stack == self.stack)
             ]
-            known = {site.layer for site in own}
+            known = {site.layer for site in near}
             count = max(known, default=-1) + 1
             wanted = {layer + count if layer < 0 else layer for layer in self.layers}
             strange = sorted(wanted - known)
@@ -82,12 +86,16 @@ class Edit:
                 f"layers holds {strange[0] if strange else ''}, but the attention layers here are "
                 f"{_spans(sorted(known))}",
             )
-            self._chosen = {site.name for site in own if site.layer in wanted}
+            self._chosen = {site.name for site in near if site.layer in wanted}
+        own = [site for site in sites if self.touches(site)]
         require(
-            any(self.touches(site) for site in sites),
+            len(own) > 0,
             f"{type(self).__name__} touches no attention of this model (stack={self.stack!r}, "
             f"cross={self.cross})",
         )
+        if type(self).between is not Edit.between:
+            for site in own:
+                second_norm(site)
 
     def stages(self, site: Site) -> frozenset[str]:
         """The stages that this class overrides, where it touches the site."""
@@ -118,9 +126,19 @@ class Edit:
     def weights(self, weights: Float[Tensor, "b h m n"], site: Site, run: Run) -> Float[Tensor, "b h m n"]:
         return weights
 
+    def read(
+        self, call: Call, heads: Float[Tensor, "b h m e"], weights: Float[Tensor, "b h m n"] | None,
+        site: Site, run: Run,
+    ) -> None:  # fmt: skip
+        """Hear of a call that was computed, for a later stage; `weights` where they were written out."""
+
     def heads(self, heads: Float[Tensor, "b h m e"], site: Site, run: Run) -> Float[Tensor, "b h m e"]:
         """What the query heads give, before they are projected together."""
         return heads
+
+    def between(self, stream: Float[Tensor, "b m c"], site: Site, run: Run) -> Float[Tensor, "b m c"]:
+        """The residual stream behind the site's attention, in front of the feed-forward."""
+        return stream
 
     def residual(self, stream: Float[Tensor, "b m c"], site: Site, run: Run) -> Float[Tensor, "b m c"]:
         """The residual stream as it leaves the site's block."""

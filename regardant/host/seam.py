@@ -1,6 +1,7 @@
 """Where edits and lenses meet a model: each site's call goes through the stages that somebody asked for.
 
     qkv → factor → [attend | logits → weights] → (read) → heads        at a site
+    between                                                            behind it, before the feed-forward
     residual                                                           where it leaves the site's block
     scores                                                             the logits of the next token
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from regardant.core.errors import require
+from regardant.host.between import Between
 from regardant.host.call import Call
 from regardant.host.host import Host, host_of
 from regardant.host.restoration import Restoration
@@ -74,7 +76,11 @@ class Seam:
             require(self.run.roles is None, "roles are given, but an edit around this one has given some")
             self.run.roles = roles
         self.actors += actors
-        self._arrange()
+        try:
+            self._arrange()
+        except ValueError:
+            self.leave(actors, roles=roles)
+            raise
 
     def leave(self, actors: Sequence[Actor], *, roles: Roles | None = None) -> None:
         """Take these off; with the last, the model is what it was."""
@@ -100,6 +106,8 @@ class Seam:
                 for stage in actor.stages(site):
                     plan[stage].append(actor)
             self._plan[site.name] = plan
+            if plan["between"]:
+                self._handles.append(Between(site, plan["between"], self.run, self._count))
             if plan["residual"]:
                 require(
                     site.block is not None,

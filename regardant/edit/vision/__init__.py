@@ -1,0 +1,1 @@
+"""Edits of models that look at images."""
