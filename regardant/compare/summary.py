@@ -21,9 +21,8 @@ def summary(findings: Findings) -> Table:
         columns.append(column)
         for name, row in cells.items():
             row.append(own[name])
-    title = (
-        f"{len(cells)} systems; {', '.join(each.machine for each in findings.origins) or 'nothing measured'}"
-    )
+    machines = " and ".join(dict.fromkeys(each.machine for each in findings.origins))
+    title = f"{len(cells)} systems; {machines or 'nothing measured'}"
     return Table(title, tuple(columns), tuple(map(tuple, cells.values())), tuple(notes(findings)))
 
 

@@ -146,6 +146,14 @@ def test_a_system_with_one_seed_so_far_stands_where_the_others_spread_puts_it_an
     assert f"recall: {caption}" in summary(part).notes
 
 
+def test_a_machine_is_named_once_however_often_the_code_changed(findings):
+    (origin,) = findings.origins
+    later = replace(findings, origins=(origin, replace(origin, commit="fedcba987654")))
+    assert summary(later).title == "9 systems; Some Processor, 2 threads, AVX2"
+    moved = replace(findings, origins=(origin, replace(origin, machine="An abacus")))
+    assert summary(moved).title == "9 systems; Some Processor, 2 threads, AVX2 and An abacus"
+
+
 def test_from_one_length_no_crossover_is_told_and_the_reason_is(findings):
     single = replace(findings, costs=tuple(cost for cost in findings.costs if cost.length == 1024))
     crossing = next(k for k, column in enumerate(table(single).columns) if column.title.startswith("beats"))
