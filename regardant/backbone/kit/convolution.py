@@ -119,9 +119,9 @@ def absorbed(layer: Convolution | nn.Linear, norm: BatchNorm) -> tuple[Tensor, T
     γ (W * x + b - μ) / σ + β   =   (γ W / σ) * x + γ (b - μ) / σ + β
     """
     gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    before = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
+    mean = norm.running_mean if layer.bias is None else norm.running_mean - layer.bias
     weight = layer.weight * gain.view(-1, *(1,) * (layer.weight.ndim - 1))
-    return weight, before * gain + norm.bias
+    return weight, torch.addcmul(norm.bias, mean, gain, value=-1)
 
 
 def absorbs(layer: nn.Module, norm: nn.Module, x: Float[Tensor, "b *n c"]) -> bool:
