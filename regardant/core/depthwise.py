@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 BLOCK = 3
 """Taps along the side of a block."""
+TOGETHER = 3 << 18
+"""Numbers that a copy of the map for each block may come to, for all blocks to be worked on at once: what a
+CPU's caches hold."""
 
 
 def depthwise(
@@ -54,19 +57,30 @@ def kernel_gradient(
     *, padding: int,
 ) -> Float[Tensor, "c 1 k k"]:  # fmt: skip
     """What the kernels of a depthwise convolution get, block by block."""
-    side, (height, width) = weight.shape[-1], grad.shape[2:]
+    (channels, _, side, _), (height, width) = weight.shape, grad.shape[2:]
     # Blocks that stick out meet zeros, and what they find is cut off.
     blocks = -(-side // BLOCK)
     spare = blocks * BLOCK - side
-    wide = F.pad(x, (padding, padding + spare) * 2)
-    found = weight.new_empty(len(weight), 1, blocks * BLOCK, blocks * BLOCK)
-    like = found[..., :BLOCK, :BLOCK]
-    for top in range(0, side, BLOCK):
-        for left in range(0, side, BLOCK):
-            part = wide[:, :, top : top + height + BLOCK - 1, left : left + width + BLOCK - 1]
-            _, own, _ = _gradients(grad, part, like, 0, (False, True, False))
-            found[..., top : top + BLOCK, left : left + BLOCK] = own
-    return found[..., :side, :side]
+    wide = F.pad(x, (padding, padding + spare) * 2).permute(0, 2, 3, 1)
+    # What each block looks at: [b, blocks, blocks, c, height and width with a margin].
+    seen = wide.unfold(1, height + BLOCK - 1, BLOCK).unfold(2, width + BLOCK - 1, BLOCK)
+    if blocks**2 * x.numel() <= TOGETHER:
+        # All at once, as channels of their own.
+        seen = seen.permute(0, 4, 5, 1, 2, 3).flatten(3).permute(0, 3, 1, 2)
+        grads = grad.permute(0, 2, 3, 1)[..., None, :].expand(-1, -1, -1, blocks**2, -1)
+        found = _of_block(grads.flatten(3).permute(0, 3, 1, 2), seen)
+    else:
+        found = torch.cat([_of_block(grad, part) for row in seen.unbind(1) for part in row.unbind(1)])
+    found = found.view(blocks, blocks, channels, BLOCK, BLOCK).permute(2, 0, 3, 1, 4)
+    return found.reshape(channels, 1, blocks * BLOCK, blocks * BLOCK)[..., :side, :side]
+
+
+def _of_block(
+    grad: Float[Tensor, "b c i j"], seen: Float[Tensor, "b c y x"]
+) -> Float[Tensor, "c 1 block block"]:
+    weight = grad.new_empty(grad.shape[1], 1, BLOCK, BLOCK)
+    _, found, _ = _gradients(grad, seen, weight, 0, (False, True, False))
+    return found
 
 
 def _gradients(

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from regardant.core import depthwise as depthwise_module
 from regardant.core.depthwise import depthwise, kernel_gradient
 
 CASES = [
@@ -36,7 +37,9 @@ def test_values_and_gradients_are_those_of_torch(size, kernel):
         torch.testing.assert_close(own, plain, rtol=0, atol=1e-12)
 
 
-def test_a_kernel_is_put_together_of_blocks():
+@pytest.mark.parametrize("together", [0, depthwise_module.TOGETHER])
+def test_a_kernel_is_put_together_of_blocks(monkeypatch, together):
+    monkeypatch.setattr(depthwise_module, "TOGETHER", together)
     x, grad, weight = drawn(1, 2, 4, 5), drawn(1, 2, 4, 5, seed=1), drawn(2, 1, 5, 5, seed=2)
     found, wide = kernel_gradient(grad, x, weight, padding=2), F.pad(x, (2,) * 4)
     for down in range(5):
