@@ -18,7 +18,7 @@ PAPER = {
     "transnext_micro_aaaa": (13.1e6, 3.3e9, 256),
 }
 NORM = 5
-"""Operations that the paper's tool counts for each number that a layer norm takes."""
+"""Operations that some tools count for each number that a layer norm takes."""
 
 
 def normed(name, size):
@@ -37,7 +37,7 @@ def test_counts_are_the_papers(name):
     parameters, multiply_adds, size = PAPER[name]
     found = counted(name, size=size)
     assert found.parameters == pytest.approx(parameters, rel=0.01)
-    # The paper gives one digit behind the point, and its tool counts norms.
+    # The paper gives one digit behind the point; with norms counted, the smallest model comes to it.
     wanted = pytest.approx(multiply_adds, rel=0.01, abs=0.05e9)
     assert found.multiply_adds + NORM * normed(name, size) == wanted
 
