@@ -20,6 +20,7 @@ test: $(READY)
 
 tables: $(READY)
 	@$(BIN)/python -m regardant.atlas.readme
+	@$(BIN)/python -m regardant.compare.variants
 
 $(READY): pyproject.toml .ci/environment
 	@PYTHON="$(PYTHON)" .ci/environment $(VENV)

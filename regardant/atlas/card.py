@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from regardant.atlas.figures import PaperFigures
 from regardant.core.errors import require
 
 FIDELITIES = ("official", "paper", "reading")
@@ -62,6 +63,8 @@ class Card:
     provides: Mapping[str, str] = field(default_factory=dict)
     variants: Mapping[str, str] = field(default_factory=dict)
     """The paper's models by name, each with the system that makes it: `maxvit_tiny` → `maxvit`."""
+    figures: Mapping[str, PaperFigures] = field(default_factory=dict)
+    """What the paper says that its models take, for those of which it says so."""
 
     @property
     def systems(self) -> tuple[System, ...]:
@@ -112,6 +115,10 @@ def _read(path: Path, _changed: int, _size: int) -> Card:
             system in provides,
             f"the card {path} has the variant {name!r} of {system!r}, which it does not provide",
         )
+    figures = {}
+    for name, entry in data.get("figures", {}).items():
+        require(name in variants, f"the card {path} has figures of {name!r}, which is none of its variants")
+        figures[name] = PaperFigures.of(entry)
     return Card(
         **{name: data[name] for name in FACTS},
         summary=" ".join(data["summary"].split()),
@@ -119,6 +126,7 @@ def _read(path: Path, _changed: int, _size: int) -> Card:
         tags=tuple(data.get("tags", ())),
         provides=provides,
         variants=variants,
+        figures=figures,
     )
 
 
@@ -133,6 +141,9 @@ def write(card: Card) -> str:
     if card.variants:
         lines += ["", "[variants]"]
         lines += [f"{_text(name)} = {_text(system)}" for name, system in card.variants.items()]
+    if card.figures:
+        lines += ["", "[figures]"]
+        lines += [f"{_text(name)} = {_table(each.as_entry())}" for name, each in card.figures.items()]
     lines += ["", "[claim]", _prose("text", card.claim)]
     return "\n".join(lines) + "\n"
 
@@ -151,11 +162,15 @@ def provide(text: str, name: str, target: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _text(value: str | int) -> str:
+def _text(value: str | int | bool) -> str:
     # A JSON string is a TOML basic string, except that TOML forbids a bare DEL.
     if isinstance(value, int):
-        return str(value)
+        return str(value).lower()
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _table(entry: Mapping[str, str | int | bool]) -> str:
+    return "{ " + ", ".join(f"{name} = {_text(value)}" for name, value in entry.items()) + " }"
 
 
 def _list(name: str, values: tuple[str, ...]) -> str:

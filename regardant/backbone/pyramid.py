@@ -57,7 +57,7 @@ class Pyramid(Backbone):
 
     def __init__(
         self, *, widths: Sequence[int], heads: Sequence[int], depths: Sequence[int],
-        mixer: str | Maker | Sequence[str | Maker] = "neighborhood",
+        mixer: str | Maker | Sequence[str | Maker] = "window",
         options: Mapping[str, Any] | None = None, gate: str | None = None, local: bool = True,
         expansion: int = 4, classes: int = 1000, drop_path: float = 0.0, features_only: bool = False,
         image_channels: int = 3,

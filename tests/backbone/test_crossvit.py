@@ -1,35 +1,11 @@
-"""CrossViT: the paper's counts, the visits of the class tokens, and the dossier's pitfalls."""
+"""CrossViT: the visits of the class tokens, and the dossier's pitfalls."""
 
 import pytest
 import torch
 from torch import nn
 
 from regardant.backbone.crossvit import CrossViT, Round, Visit
-from regardant.compare.backbone_cost import counted
 from regardant.core.record import Record
-
-# Millions of parameters and billions of multiply-adds.
-PAPER = {
-    "crossvit_tiny": (6.9, 1.6),
-    "crossvit_small": (26.7, 5.6),
-    "crossvit_base": (104.7, 21.2),
-    "crossvit_9": (8.6, 1.8),
-    "crossvit_15": (27.4, 5.8),
-    "crossvit_18": (43.3, 9.0),
-    "crossvit_9_dagger": (8.8, 2.0),
-    "crossvit_15_dagger": (28.2, 6.1),
-    "crossvit_18_dagger": (44.3, 9.5),
-}
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_counts_are_the_papers(name):
-    """To a percent, or to the last digit that the paper has; the released tiny model has 7.0 million
-    parameters where the paper says 6.9."""
-    parameters, multiply_adds = PAPER[name]
-    found = counted(name)
-    assert found.parameters / 1e6 == pytest.approx(parameters, rel=0.017 if name == "crossvit_tiny" else 0.01)
-    assert found.multiply_adds / 1e9 == pytest.approx(multiply_adds, abs=0.06, rel=0.01)
 
 
 def tokens(*shape, seed=0):

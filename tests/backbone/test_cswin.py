@@ -6,7 +6,6 @@ from torch.nn.functional import conv2d
 
 from regardant.backbone.cswin import CSWin
 from regardant.backbone.kit.field import Field
-from regardant.compare.backbone_cost import counted
 from regardant.grid.cswin import CrossShapedAttention
 
 RELEASED = {
@@ -15,9 +14,7 @@ RELEASED = {
     "cswin_base": 77_382_184,
     "cswin_large": 173_262_664,
 }
-"""Parameters of the released models, to the last one. The paper prints 23M, 35M, 78M and 173M."""
-PAPER = {"cswin_tiny": 4.3e9}
-"""Multiply-adds. Of the others, 6.80G, 14.96G and 33.1G where the paper prints 6.9G, 15.0G and 31.5G."""
+"""Parameters of the released models, to the last one."""
 
 
 @pytest.mark.parametrize("name", RELEASED)
@@ -25,8 +22,6 @@ def test_counts_are_those_of_the_released_models(name):
     with torch.device("meta"):
         made = CSWin(**CSWin.variant(name))
     assert sum(each.numel() for each in made.parameters()) == RELEASED[name]
-    if name in PAPER:
-        assert counted(made).multiply_adds == pytest.approx(PAPER[name], rel=0.01)
 
 
 def seen(layer, at, size):

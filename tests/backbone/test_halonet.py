@@ -1,24 +1,11 @@
-"""HaloNet: the paper's counts, and the pitfalls of blocked local attention."""
+"""HaloNet: the pitfalls of blocked local attention."""
 
 import pytest
 import torch
 
-from regardant.backbone.halonet import HaloNet
 from regardant.compare.backbone_cost import counted
 from regardant.core.operations import flops
 from regardant.grid.halonet import HaloAttention, ReducingHaloAttention
-
-PAPER = {
-    "halonet_h0": 5.5e6, "halonet_h1": 8.1e6, "halonet_h2": 9.4e6, "halonet_h4": 19.1e6, "halonet_h5": 30.7e6,
-    "halonet_h6": 43.4e6, "halonet_h7": 67.4e6,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_counts_are_the_papers(name):
-    with torch.device("meta"):
-        made = HaloNet(**HaloNet.variant(name))
-    assert sum(each.numel() for each in made.parameters()) == pytest.approx(PAPER[name], rel=0.01)
 
 
 def by_hand(layer, x):

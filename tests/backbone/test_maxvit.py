@@ -1,34 +1,11 @@
-"""MaxViT: the paper's counts and its pitfalls."""
+"""MaxViT: its pitfalls."""
 
 import pytest
 import torch
 
 from regardant.backbone.kit.field import Field
 from regardant.backbone.maxvit import MaxViT, mobile_convolution
-from regardant.compare.backbone_cost import counted
 from regardant.grid.maxvit import BlockAttention, GridAttention
-
-PAPER = {
-    "maxvit_tiny": (31e6, 5.6e9),
-    "maxvit_small": (69e6, 11.7e9),
-    "maxvit_base": (120e6, None),
-    "maxvit_large": (212e6, None),
-    "maxvit_xlarge": (475e6, None),
-}
-"""Parameters and multiply-adds at 224², as the paper prints them, to two or three digits.
-
-Of the larger ones, 23.9G and 43.5G where the paper prints 23.4G and 43.9G.
-"""
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_counts_are_the_papers(name):
-    parameters, multiply_adds = PAPER[name]
-    with torch.device("meta"):
-        made = MaxViT(**MaxViT.variant(name))
-    assert sum(each.numel() for each in made.parameters()) == pytest.approx(parameters, rel=0.01)
-    if multiply_adds is not None:
-        assert counted(made).multiply_adds == pytest.approx(multiply_adds, rel=0.011)
 
 
 def test_pitfall_the_grid_attends_over_strided_positions():
