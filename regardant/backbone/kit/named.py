@@ -19,6 +19,9 @@ FIRST_DIFFERENCES = 5
 class NamedNetwork(Network):
     """A network whose paper has models by name."""
 
+    channels_last: ClassVar = True
+    """What it is made of sees maps with channels last."""
+
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """The paper's models: name → the arguments of the constructor."""
     official: ClassVar[Sequence[Rule]] = ()

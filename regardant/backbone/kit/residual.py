@@ -39,6 +39,9 @@ class InTurn(nn.Sequential):
     the map: one pass over the map less.
     """
 
+    channels_last = True
+    """What gates ask of the network that they are put into."""
+
     def forward(self, x: Tensor, *, record: Record | None = None, plainly: bool = False) -> Tensor:
         parts = list(self)
         while parts:
