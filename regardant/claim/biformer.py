@@ -43,7 +43,7 @@ def routed(top):
 
 VARIANTS = {
     "routed regions": routed(TOP),
-    "routed regions, 4 read": routed(4),
+    "routed regions that read 4": routed(4),
     "shifted windows": [window(0), window(WINDOW // 2)],
     "full": [whole] * 2,
 }
@@ -77,7 +77,9 @@ def claim(context: Context) -> Outcome:
         "convolution of the values, 4×4 regions that read 2 (or 4), windows of 6, 450 steps of 16 images; "
         "the paper trains on ImageNet",
         figures=[
-            Figure.of(TASK.metric_name, found, "overlap", ours=("routed regions", "routed regions, 4 read")),
+            Figure.of(
+                TASK.metric_name, found, "overlap", ours=("routed regions", "routed regions that read 4")
+            ),
             Figure.once("exponent of routing and attention, 16² to 128²", {"routed regions": growth}),
         ],
         criteria=[
