@@ -35,7 +35,7 @@ def systems_table(*, package: Path = PACKAGE) -> str:
             supports = source.supports(system.target, package=package)
             growth = decoding = ""
             if supports is not None:
-                growth = f"n^{supports.time:g}"
+                growth = f"n^{supports.time:.3g}"
                 decoding = {0.0: "constant", 1.0: "grows with n"}.get(supports.state, f"n^{supports.state:g}")
                 decoding = decoding if supports.step else ""
             paper = f"[{card.title}]({card.arxiv_url})" if card.arxiv_url else card.title

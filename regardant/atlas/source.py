@@ -276,8 +276,10 @@ def _assigned(node: ast.ClassDef, name: str) -> ast.expr | None:
 
 
 def _literal(value: ast.expr) -> Any:
-    """The value of a literal; the text of anything else (`4 / 3`)."""
+    """The value of a literal, or of a quotient of two (`4 / 3`); the text of anything else."""
     try:
+        if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Div):
+            return ast.literal_eval(value.left) / ast.literal_eval(value.right)
         return ast.literal_eval(value)
     except ValueError:
         return ast.unparse(value)

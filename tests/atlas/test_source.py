@@ -170,6 +170,11 @@ def test_supports_is_read_from_the_class(package) -> None:
     )
 
 
+def test_a_growth_may_be_written_as_a_quotient(package) -> None:
+    put_source(package, MODULE, "class Moth:\n    supports = Supports(time=4 / 3)\n")
+    assert source.supports(f"{MODULE}:Moth", package=package).time == 4 / 3
+
+
 def test_supports_of_the_base_and_a_replacement_of_it(package) -> None:
     text = "from regardant.core.mixer import MultiHead\n\n\nclass Moth(MultiHead):\n"
     put_source(package, MODULE, text + "    pass\n")
