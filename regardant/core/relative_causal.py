@@ -18,10 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 ROWS = 128, 256
 """In a block, where weights are made again and where they are kept."""
 softmax_backward = torch.ops.aten._softmax_backward_data
+SHORT = 128
+"""The longest sequence that is one block without a way back of its own."""
 KEPT = 2**22
 """Weights that are kept, in all heads together."""
 
@@ -33,7 +36,21 @@ def relative_causal(
     """`q` meets the keys and `asked` the table, both scaled as the logits are. The table's last row is for
     the token itself, its first for all that is farther back."""
     with torch.autocast(q.device.type, enabled=False):
+        if q.shape[2] <= SHORT:
+            return _short(q, asked, k, v, table)
         return _RelativeCausal.apply(q, asked, k, v, table)
+
+
+def _short(q: Tensor, asked: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
+    """The same in one block, with torch's own way back: so small that calls cost more than memory."""
+    dtype, (batch, heads, n, _) = q.dtype, q.shape
+    exact = torch.promote_types(dtype, torch.float32)
+    q, asked, k, v = (_flat(x.to(exact)) for x in (q, asked, k, v))
+    near, _ = _near(_flat(table.to(exact).expand(1, heads, -1, -1)), n, batch)
+    products = pad(torch.bmm(asked, near.mT), (1, 0)).flatten(1)[:, n:].unflatten(1, (n, n))
+    later = torch.ones(n, n, dtype=torch.bool, device=q.device).triu_(1)
+    logits = torch.baddbmm(products, q, k.mT).masked_fill_(later, -torch.inf)
+    return torch.bmm(logits.softmax(-1), v).view(batch, heads, n, -1).to(dtype)
 
 
 class _RelativeCausal(torch.autograd.Function):

@@ -30,7 +30,9 @@ def operands(n, distances, shared=False, batch=2, heads=3):
 @pytest.mark.parametrize(("n", "distances"), [(1, 5), (7, 5), (33, 64), (40, 40), (50, 1)])
 @pytest.mark.parametrize("rows", [256, 16, 7])
 @pytest.mark.parametrize("kept", [0, 2**22])
-def test_output_and_gradients_are_the_equations(monkeypatch, n, distances, rows, kept):
+@pytest.mark.parametrize("short", [0, 64])
+def test_output_and_gradients_are_the_equations(monkeypatch, n, distances, rows, kept, short):
+    monkeypatch.setattr(module, "SHORT", short)
     monkeypatch.setattr(module, "ROWS", (rows, rows))
     monkeypatch.setattr(module, "KEPT", kept)
     for shared, batch in ((False, 2), (True, 1)):
@@ -43,8 +45,9 @@ def test_output_and_gradients_are_the_equations(monkeypatch, n, distances, rows,
             torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
 
-def test_memory_that_was_used_before_leaves_no_trace():
+def test_memory_that_was_used_before_leaves_no_trace(monkeypatch):
     """What is not written is masked or zero, whatever the memory held."""
+    monkeypatch.setattr(module, "SHORT", 0)
     given = operands(30, 30)
     first = relative(*given, 0.3)
     for _ in range(5):
