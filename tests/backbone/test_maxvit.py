@@ -5,6 +5,7 @@ import torch
 
 from regardant.backbone.kit.field import Field
 from regardant.backbone.maxvit import MaxViT, mobile_convolution
+from regardant.compare.backbone_cost import counted
 from regardant.grid.maxvit import BlockAttention, GridAttention
 
 
