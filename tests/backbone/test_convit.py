@@ -49,9 +49,14 @@ def test_pitfall_the_class_token_joins_behind_the_gated_layers():
 
 @torch.no_grad()
 def test_without_gated_layers_the_class_token_is_there_from_the_start():
-    model = ConViT(**ConViT.small[1]).eval()
-    tokens, size = model.tokens(torch.randn(2, 1, 16, 16), record=Record(), plainly=False)
-    assert tokens.shape == (2, 17, 12) and tuple(size) == (4, 4)
+    model, images = ConViT(**ConViT.small[1]).eval(), torch.randn(2, 1, 16, 16)
+    tokens, size = model.tokens(images, record=Record(), plainly=False)
+    x = model.positions(model.stem(images.permute(0, 2, 3, 1))).flatten(1, 2)
+    x = torch.cat([model.class_token.expand(2, 1, -1), x], dim=1)
+    for layer in model.layers:
+        x = layer(x, record=Record())
+    assert tuple(size) == (4, 4)
+    torch.testing.assert_close(tokens, model.norm(x))
 
 
 @torch.no_grad()

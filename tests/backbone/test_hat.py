@@ -55,17 +55,12 @@ def test_pitfall_zeros_off_the_map_take_weight_through_their_bias():
     assert torch.allclose(layer(x), value.expand(1, 2, 2, 4), atol=1e-12)
 
 
-def test_pitfall_the_table_of_the_overlap_is_as_wide_as_both_windows():
-    layer = OverlappingAttention(12, 6, window=16)
-    assert layer.halo == 4 and layer.position.table.shape == (6, 16 + 24 - 1, 16 + 24 - 1)
-
-
-def test_pitfall_every_offset_of_the_overlap_has_its_place_in_the_table():
-    """A window of 4 with 1 around it, in the middle of its map: each offset between them is used by some
-    query, and moves the result."""
-    layer = OverlappingAttention(6, 2, window=4).double()
-    layer(torch.randn(1, 12, 12, 6, dtype=torch.float64)).square().sum().backward()
-    assert layer.halo == 1 and layer.position.table.shape == (2, 4 + 6 - 1, 4 + 6 - 1)
+@pytest.mark.parametrize(("window", "halo"), [(4, 1), (16, 4)])
+def test_pitfall_the_table_of_the_overlap_is_as_wide_as_both_windows(window, halo):
+    """Each offset between a window and what is around it is used by some query, and moves the result."""
+    layer, side = OverlappingAttention(6, 2, window=window).double(), 2 * window + 2 * halo - 1
+    layer(torch.randn(1, 3 * window, 3 * window, 6, dtype=torch.float64)).square().sum().backward()
+    assert layer.halo == halo and layer.position.table.shape == (2, side, side)
     assert (layer.position.table.grad != 0).all()
 
 

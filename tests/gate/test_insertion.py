@@ -171,11 +171,20 @@ def test_mobilenet_hosts_gates_behind_its_depthwise_convolutions():
     assert model(x).isfinite().all()
 
 
-def test_torchvision_and_timm_host_gates():
+def test_torchvision_hosts_gates():
     models = pytest.importorskip("torchvision.models", exc_type=ImportError)
-    model = models.resnet18(weights=None).eval()
+    model, heard = models.resnet18(weights=None).eval(), []
+
+    def hear(norm, given, made):
+        heard.append(made)
+
+    # One hook before the gate's own, and one behind it.
+    model.layer1[0].bn2.register_forward_hook(hear)
     inserted = insert(model, "eca", where="layer*.*.bn2")
-    assert len(inserted.gates) == 8 and model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+    model.layer1[0].bn2.register_forward_hook(hear)
+    model(torch.randn(1, 3, 64, 64))
+    assert len(inserted.gates) == 8
+    torch.testing.assert_close(heard[1], inserted.gates["layer1.0.bn2"](heard[0]))
 
 
 @pytest.mark.parametrize(
