@@ -5,7 +5,7 @@
 A block of m rows has n keys, up to the last row's own. The products X = A Eᵀ with the vectors of the n
 distances are written where, read askew, they are the logits (`regardant.core.relative_logits`): m rows of
 n + 1 numbers, the first of which means nothing, are behind their first m numbers m rows of n. The products
-with the keys are added to them in place. On the way back the same memory, read both ways, holds dS and dX:
+with the keys are added to them. On the way back such memory, read both ways, holds dS and dX:
 
     dV = Pᵀ dO    dS = softmax's own way back of dO Vᵀ    dQ = dS K    dA = dX E    dK = dSᵀ Q    dE = dXᵀ A
 
@@ -35,33 +35,32 @@ def relative_causal(
 ) -> Float[Tensor, "b h n e"]:  # fmt: skip
     """`q` meets the keys and `asked` the table, both scaled as the logits are. The table's last row is for
     the token itself, its first for all that is farther back."""
-    with torch.autocast(q.device.type, enabled=False):
-        if q.shape[2] <= SHORT:
-            return _short(q, asked, k, v, table)
-        return _RelativeCausal.apply(q, asked, k, v, table)
-
-
-def _short(q: Tensor, asked: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
-    """The same in one block, with torch's own way back: so small that calls cost more than memory."""
     dtype, (batch, heads, n, _) = q.dtype, q.shape
     exact = torch.promote_types(dtype, torch.float32)
-    q, asked, k, v = (_flat(x.to(exact)) for x in (q, asked, k, v))
-    near, _ = _near(_flat(table.to(exact).expand(1, heads, -1, -1)), n, batch)
-    products = pad(torch.bmm(asked, near.mT), (1, 0)).flatten(1)[:, n:].unflatten(1, (n, n))
+    with torch.autocast(q.device.type, enabled=False):
+        q, asked, k, v = (_flat(x.to(exact)) for x in (q, asked, k, v))
+        rows = _flat(table.to(exact).expand(1, heads, -1, -1))
+        attend = _short if n <= SHORT else _RelativeCausal.apply
+        return attend(q, asked, k, v, rows, batch).view(batch, heads, n, -1).to(dtype)
+
+
+def _short(
+    q: Float[Tensor, "s n d"], asked: Float[Tensor, "s n d"], k: Float[Tensor, "s n d"],
+    v: Float[Tensor, "s n e"], rows: Float[Tensor, "h p d"], batch: int,
+) -> Float[Tensor, "s n e"]:  # fmt: skip
+    """In one block, with torch's own way back: so small that calls cost more than memory."""
+    n = q.shape[1]
+    products = pad(torch.bmm(asked, _near(rows, n, batch)[0].mT), (1, 0))
+    logits = torch.baddbmm(products.flatten(1)[:, n:].unflatten(1, (n, n)), q, k.mT)
     later = torch.ones(n, n, dtype=torch.bool, device=q.device).triu_(1)
-    logits = torch.baddbmm(products, q, k.mT).masked_fill_(later, -torch.inf)
-    return torch.bmm(logits.softmax(-1), v).view(batch, heads, n, -1).to(dtype)
+    return torch.bmm(logits.masked_fill_(later, -torch.inf).softmax(-1), v)
 
 
 class _RelativeCausal(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, asked, k, v, table):
-        dtype, (batch, heads, n, _) = q.dtype, q.shape
-        exact = torch.promote_types(dtype, torch.float32)
-        q, asked, k, v = (_flat(x.to(exact)) for x in (q, asked, k, v))
-        rows = _flat(table.to(exact).expand(1, heads, -1, -1))
-        keep = batch * heads * n * n <= KEPT
-        shape = (batch, heads, n, -1)
+    def forward(ctx, q, asked, k, v, rows, batch):
+        n = q.shape[1]
+        keep = len(q) * n * n <= KEPT
         out, kept = v.new_empty(len(q), n, v.shape[2]), []
         for begin in range(0, n, ROWS[keep]):
             end = min(begin + ROWS[keep], n)
@@ -70,20 +69,19 @@ class _RelativeCausal(torch.autograd.Function):
             if keep:
                 kept.append(weights)
         ctx.save_for_backward(q, asked, k, v, rows, *kept)
-        ctx.about = shape, dtype, table.shape, table.dtype
-        return out.view(shape).to(dtype)
+        ctx.batch = batch
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
         q, asked, k, v, rows, *kept = ctx.saved_tensors
-        shape, dtype, table_shape, table_dtype = ctx.about
-        grad_out = _flat(grad_out.to(asked.dtype))
+        n, batch = q.shape[1], ctx.batch
         grad_q, grad_asked = torch.empty_like(q), torch.empty_like(q)
         grad_rows, size = torch.zeros_like(rows), ROWS[bool(kept)]
-        for begin in reversed(range(0, shape[2], size)):  # the last block first: it has met every key
-            end = min(begin + size, shape[2])
-            mine, its, near = slice(begin, end), slice(0, end), _near(rows, end, shape[0])
+        for begin in reversed(range(0, n, size)):  # the last block first: it has met every key
+            end = min(begin + size, n)
+            mine, its, near = slice(begin, end), slice(0, end), _near(rows, end, batch)
             weights = kept[begin // size] if kept else _weights(q, asked, k, near[0], begin, end)
             grad_i = grad_out[:, mine]
             products, logits = _room(q, end - begin, end)
@@ -91,20 +89,18 @@ class _RelativeCausal(torch.autograd.Function):
             logits.copy_(softmax_backward(grad_weights, weights, -1, weights.dtype))
             torch.bmm(logits, k[:, its], out=grad_q[:, mine])
             torch.bmm(products, near[0], out=grad_asked[:, mine])
-            if end == shape[2]:
+            if end == n:
                 grad_k, grad_v = torch.bmm(logits.mT, q[:, mine]), torch.bmm(weights.mT, grad_i)
             else:
                 grad_k[:, its].baddbmm_(logits.mT, q[:, mine])
                 grad_v[:, its].baddbmm_(weights.mT, grad_i)
             by_row = torch.bmm(products.mT, asked[:, mine])
-            by_row = by_row if shape[0] == 1 else by_row.unflatten(0, (shape[0], -1)).sum(0)
+            by_row = by_row if batch == 1 else by_row.unflatten(0, (batch, -1)).sum(0)
             if near[1] is None:
                 grad_rows[:, -end:] += by_row
             else:
                 grad_rows.index_add_(1, near[1], by_row)
-        grads = (grad_q, grad_asked, grad_k, grad_v)
-        grad_table = grad_rows[None].sum_to_size(1, *table_shape)[0]
-        return *(each.view(shape).to(dtype) for each in grads), grad_table.to(table_dtype)
+        return grad_q, grad_asked, grad_k, grad_v, grad_rows, None
 
 
 def _weights(
