@@ -5,6 +5,9 @@ for all (the first ones read what there is), `density` of the causal map in all,
 keys. Besides the base here are three yardsticks: pooled products, the first block and the last ones, and the
 best that could be chosen.
 
+With `sink` the first block is read by all, too, and counts: much attention rests there, and what a score
+makes of a block's mean key does not always show it.
+
 `choosers` says who chooses: "block", the queries of a block together, which is sound where the prompt is all
 there (a loss measured on the prompt peeks, though, by up to a block), or "row", each query for itself among
 the blocks before its own, so that nothing depends on tokens after it. A prompt is what is read in one pass;
@@ -41,7 +44,8 @@ Choosers = Literal["block", "row"]
 
 @dataclass(kw_only=True)
 class BlockChoice(KeyChoice):
-    """`density` of the causal map in blocks of `block` keys, the own block always. 1 reads all."""
+    """`density` of the causal map in blocks of `block` keys: the own block always, with `sink` the first one
+    next. 1 reads all."""
 
     passes: ClassVar[tuple[str, ...]] = ("prompt",)
     exempt: ClassVar[dict[str, str]] = {
@@ -50,6 +54,7 @@ class BlockChoice(KeyChoice):
 
     density: float = 0.5
     block: int = 64
+    sink: bool = False
 
     def __post_init__(self) -> None:
         require(self.block >= 1, f"block is {self.block}, but a block holds at least 1 token")
@@ -70,6 +75,10 @@ class BlockChoice(KeyChoice):
         raise TypeError(f"{type(self).__name__} does not score blocks")
 
     def choose(self, scores: Float[Tensor, "b h m t"]) -> Bool[Tensor, "b h m t"]:
+        if self.sink:
+            # Below infinity, which the own block has.
+            first = torch.zeros(1, dtype=torch.long, device=scores.device)
+            scores = scores.index_fill(-1, first, torch.finfo(scores.dtype).max)
         return densest_blocks(scores, self.density, block=self.block)
 
     def chosen(
@@ -111,7 +120,7 @@ class QueriesChoose(BlockChoice):
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
         small = dict(density=0.6, block=4, choosers="row")
-        return [small, small | dict(layers=[0, -1])]
+        return [small, small | dict(layers=[0, -1]), small | dict(sink=True)]
 
 
 @dataclass(kw_only=True)

@@ -173,7 +173,7 @@ class SeerAttention(BlockChoice):
     """Prompts read the blocks that `gates` choose, in the layers that have gates.
 
     `density` of the causal map; or, where `threshold` is given, all whose share of the gate's softmax is
-    above it. `block` and the choosers are the gates'.
+    above it. `block` and the choosers are the gates'. With `sink` the first block is always read, too.
     """
 
     families = ("llama", "qwen2")
@@ -215,7 +215,8 @@ class SeerAttention(BlockChoice):
         shares = scores.masked_fill((scores == -inf).all(-1, keepdim=True), 0).softmax(-1)
         rows, count = scores.shape[-2:]
         own = own_blocks(rows, count, self.block, scores.device)
-        standing = torch.arange(count, device=own.device) == own[:, None]
+        blocks = torch.arange(count, device=own.device)
+        standing = (blocks == own[:, None]) | (blocks == 0) & self.sink
         return ((shares > self.threshold) | standing) & earlier_blocks(own, count)
 
     @classmethod
@@ -225,4 +226,5 @@ class SeerAttention(BlockChoice):
             dict(gates=SeerGates(**gates, choosers="row"), density=0.6),
             dict(gates=SeerGates(**gates, choosers="row", width=8, seed=1), density=0.8, layers=[0, -1]),
             dict(gates=SeerGates(**gates, choosers="row"), threshold=0.2),
+            dict(gates=SeerGates(**gates, choosers="row"), density=0.6, sink=True),
         ]

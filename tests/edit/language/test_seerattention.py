@@ -241,6 +241,21 @@ def test_sink_and_window_blocks_are_the_first_and_the_last():
     ]  # fmt: skip
 
 
+def test_with_sink_the_first_block_is_read_next_to_the_own_whatever_its_score_and_counts():
+    scores = torch.tensor([[9.0, 0, 0, 0], [-9, 0, 0, 0], [-9, 1, 0, 0], [-9, 1, 2, 0]])[None, None]
+    kept = [
+        OracleBlocks(block=4, density=density, sink=True).choose(scores)[0, 0].int().tolist()
+        for density in (0.4, 0.75, 0.95)
+    ]
+    assert kept[0] == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]  # one each: the own
+    assert kept[1] == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]]
+    assert kept[2] == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 1, 1]]
+    free = OracleBlocks(block=4, density=0.75).choose(scores)[0, 0].int().tolist()
+    assert free[2:] == [[0, 1, 1, 0], [0, 0, 1, 1]]
+    by_share = SeerAttention(gates=SeerGates.of(llama(), block=4), threshold=0.9, sink=True)
+    assert by_share.choose(scores)[0, 0, 2:].int().tolist() == [[1, 0, 1, 0], [1, 0, 0, 1]]
+
+
 def test_gates_learn_the_models_block_maxima_on_windows_they_have_not_seen_and_not_only_the_first_block():
     model = llama()
     gates = SeerGates.of(model, block=4, layers=[0, 1])
