@@ -22,6 +22,7 @@ from regardant.core.errors import require, unknown
 from regardant.core.linearized_relative import LinearizedRelative
 from regardant.core.mixer import MultiHead, check_heads
 from regardant.core.position import Position, alibi_slopes
+from regardant.core.product import Linear
 from regardant.core.simple_rms_norm import SimpleRMSNorm
 from regardant.core.supports import Supports
 
@@ -55,7 +56,7 @@ class LowRankGate(nn.Sequential):
     """sigmoid(W₂ W₁ x)."""
 
     def __init__(self, dim: int, rank: int, width: int, *, bias: bool):
-        super().__init__(nn.Linear(dim, rank, bias=bias), nn.Linear(rank, width, bias=bias))
+        super().__init__(Linear(dim, rank, bias=bias), Linear(rank, width, bias=bias))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(super().forward(x))
@@ -91,7 +92,7 @@ class DecayedHeads(MultiHead):
         self.to_gate = (
             LowRankGate(self.dim, self.head_dim, width, bias=bias)
             if gate == "lowrank"
-            else nn.Linear(self.dim, width, bias=bias)
+            else Linear(self.dim, width, bias=bias)
         )
 
     def project(self, x, context=None, *, offset=0):

@@ -20,7 +20,11 @@ from regardant.core.grid_groups import Groups, groups_of
 from regardant.core.grid_mixer import GridMixer
 from regardant.core.grid_position import GridPosition
 from regardant.core.pattern import Or
+from regardant.core.product import Linear
 from regardant.core.supports import Supports
+
+CACHED = 2**21
+"""So many logits still fit the cache that the cores of a CPU share."""
 
 
 def attend_groups(
@@ -32,14 +36,12 @@ def attend_groups(
 
     The groups of a sample stand together. Every query must see some key.
     """
-    if mask is None and added is None:
-        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     hidden = None
     if mask is not None:
         hidden = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -inf)[:, None]
-    learns = torch.is_grad_enabled() and any(each.requires_grad for each in (q, k, v))
-    if learns and q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64):
-        return _written(q * (q.shape[-1] ** -0.5 if scale is None else scale), k, v, hidden, added)
+    if _better_written(q, k, v, changed=not (mask is None and added is None)):
+        return _written(q, k, v, hidden, added, scale)
     if hidden is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale)
     if added is not None and len(added) > 1:  # by the query
@@ -52,17 +54,29 @@ def attend_groups(
     return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
+def _better_written(q: Tensor, k: Tensor, v: Tensor, *, changed: bool) -> bool:
+    """Whether writing the logits out beats the fused kernel on a CPU: where all of them fit a cache, and where
+    something changed them that must get its gradient."""
+    if q.device.type != "cpu" or q.dtype not in (torch.float32, torch.float64):
+        return False
+    learns = torch.is_grad_enabled() and any(each.requires_grad for each in (q, k, v))
+    return (learns and changed) or q.shape[:3].numel() * k.shape[2] <= CACHED
+
+
 def _written(
     q: Float[Tensor, "bg h m d"], k: Float[Tensor, "bg h n d"], v: Float[Tensor, "bg h n e"],
-    hidden: Float[Tensor, "g 1 _ n"] | None, added: Float[Tensor, "#bg h m n"] | None,
+    hidden: Float[Tensor, "g 1 _ n"] | None, added: Float[Tensor, "#bg h m n"] | None, scale: float,
 ) -> Float[Tensor, "bg h m e"]:  # fmt: skip
     """With logits written out: what is added then gets its gradient for the least."""
-    logits = q @ k.mT
+    groups, heads = q.shape[:2]
+    q, k, v = (part.flatten(0, 1) for part in (q, k, v))
+    logits = torch.baddbmm(q.new_empty(()), q, k.mT, beta=0, alpha=scale)
     if added is not None:
-        logits = logits.add_(added)
+        logits = logits.unflatten(0, (groups, heads)).add_(added).flatten(0, 1)
     if hidden is not None:
-        logits = logits.unflatten(0, (-1, len(hidden))).add_(hidden).flatten(0, 1)
-    return logits.softmax(dim=-1) @ v
+        logits = logits.unflatten(0, (-1, len(hidden), heads)).add_(hidden).flatten(0, 2)
+    weights = logits.softmax(dim=-1) if logits.requires_grad else torch.softmax(logits, -1, out=logits)
+    return (weights @ v).unflatten(0, (groups, heads))
 
 
 def attend_plainly(
@@ -107,8 +121,8 @@ class GroupedAttention(GridMixer):
         self.head_dim = dim // heads if head_dim is None else head_dim
         given = (position,) if isinstance(position, nn.Module) or position is None else position
         self.positions = nn.ModuleList(GridPosition() if each is None else each for each in given)
-        self.to_qkv = nn.Linear(dim, 3 * heads * self.head_dim, bias=bias)
-        self.to_out = nn.Linear(heads * self.head_dim, dim, bias=bias)
+        self.to_qkv = Linear(dim, 3 * heads * self.head_dim, bias=bias)
+        self.to_out = Linear(heads * self.head_dim, dim, bias=bias)
 
     def patterns(self, *size: int) -> Sequence[GridPattern | None]:
         """What each group of heads may see on a map of this size; None: everything."""

@@ -15,6 +15,7 @@ from regardant.core.checks import check_configuration, check_heads, check_input
 from regardant.core.errors import require
 from regardant.core.pattern import Causal, Padding, Pattern, both
 from regardant.core.position import Position, make_position
+from regardant.core.product import Linear
 from regardant.core.record import Record
 from regardant.core.rule import HeadShape, Rule, SoftmaxRule
 from regardant.core.state import State
@@ -109,10 +110,10 @@ class MultiHead(Mixer):
             position, dim=dim, heads=heads, head_dim=self.head_dim, causal=causal, max_length=max_length
         )
         check_configuration(self)
-        self.to_q = nn.Linear(dim, heads * self.head_dim, bias=bias)
-        self.to_k = nn.Linear(context_dim or dim, self.kv_heads * self.head_dim, bias=bias)
-        self.to_v = nn.Linear(context_dim or dim, self.kv_heads * self.head_dim, bias=bias)
-        self.to_out = nn.Linear(heads * self.head_dim, dim, bias=bias)
+        self.to_q = Linear(dim, heads * self.head_dim, bias=bias)
+        self.to_k = Linear(context_dim or dim, self.kv_heads * self.head_dim, bias=bias)
+        self.to_v = Linear(context_dim or dim, self.kv_heads * self.head_dim, bias=bias)
+        self.to_out = Linear(heads * self.head_dim, dim, bias=bias)
         self.rule = self.make_rule() if rule is None else rule
         require(
             not self.position.biases or getattr(self.rule, "bias", None) is not None,

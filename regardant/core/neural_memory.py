@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from regardant.core.delta_rule import delta_rule
 from regardant.core.errors import require
+from regardant.core.product import Linear
 from regardant.core.state import State
 from regardant.core.surprise import Gates, MemoryState, memorise, memorise_plainly, recall
 
@@ -60,16 +61,16 @@ class NeuralMemory(nn.Module):
         self.heads, self.head_dim, self.chunk, self.rate, self.clip = heads, head_dim, chunk, rate, clip
         self.momentum, self.forgetting = momentum, forgetting
         width, hidden = heads * head_dim, [expansion * head_dim] * (depth - 1)
-        self.to_qkv = nn.Linear(dim, 3 * width, bias=False)
+        self.to_qkv = Linear(dim, 3 * width, bias=False)
         self.taps = nn.Parameter(torch.empty(kernel, 3 * width).uniform_(-(kernel**-0.5), kernel**-0.5))
-        self.to_gates = nn.Linear(dim, 3 * heads)
+        self.to_gates = Linear(dim, 3 * heads)
         sizes = [head_dim, *hidden, head_dim]
         self.first_weights = nn.ParameterList(
             torch.randn(heads, rows, columns) * rows**-0.5 for rows, columns in pairwise(sizes)
         )
         self.norm = nn.Parameter(torch.ones(width))
-        self.to_gate = nn.Linear(dim, width, bias=False)
-        self.to_out = nn.Linear(width, dim, bias=False)
+        self.to_gate = Linear(dim, width, bias=False)
+        self.to_out = Linear(width, dim, bias=False)
         with torch.no_grad():  # a memory of some hundred tokens, and a momentum of two
             self.to_gates.bias.copy_(torch.tensor([0.0, -5.0, 0.0]).repeat_interleave(heads))
 

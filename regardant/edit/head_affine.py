@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regardant.core.errors import require
+from regardant.core.product import is_linear
 from regardant.edit.edit import Edit
 from regardant.host.host import Host, host_of
 from regardant.host.run import Run
@@ -150,7 +151,7 @@ class _Change:
         layer = host.output_projection(site)
         across = type(layer).__name__ == "Conv1D"  # keeps its weight [inputs, outputs]
         require(
-            across or type(layer) is nn.Linear,
+            across or is_linear(layer),
             f"the output projection of {site} is {type(layer).__name__}, but only a plain linear layer's "
             "weights can take an edit in",
         )

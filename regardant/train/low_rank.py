@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from regardant.core.errors import require
+from regardant.core.product import is_linear
 
 
 class LowRank(nn.Module):
@@ -26,7 +27,7 @@ class LowRank(nn.Module):
         found = {
             name: module
             for name, module in model.named_modules()
-            if name.rpartition(".")[2] in layers and type(module) is nn.Linear
+            if name.rpartition(".")[2] in layers and is_linear(module)
         }
         require(len(found) > 0, f"layers is {list(layers)}, but no linear layer of the model is named so")
         self.factor = (rank if alpha is None else alpha) / rank

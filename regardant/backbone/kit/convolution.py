@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from regardant.backbone.kit.field import Field
 from regardant.core.errors import require
 from regardant.core.grid_position import on_channels_first
+from regardant.core.product import is_linear, linear
 
 
 class Convolution(nn.Conv2d):
@@ -129,7 +130,7 @@ def absorbs(layer: nn.Module, norm: nn.Module, x: Float[Tensor, "b *n c"]) -> bo
     return (
         type(norm) is BatchNorm
         and not norm.training
-        and type(layer) in (Convolution, DepthwiseConvolution, nn.Linear)
+        and (type(layer) in (Convolution, DepthwiseConvolution) or is_linear(layer))
         and layer.weight[0].numel() <= x.shape[:-1].numel()
         and not (listened_to(layer) or listened_to(norm))
     )
@@ -138,7 +139,7 @@ def absorbs(layer: nn.Module, norm: nn.Module, x: Float[Tensor, "b *n c"]) -> bo
 def absorbing(layer: Convolution | nn.Linear, norm: BatchNorm, x: Float[Tensor, "b *n c"]) -> Tensor:
     """What the two make of x, in one."""
     weight, bias = absorbed(layer, norm)
-    return F.linear(x, weight, bias) if isinstance(layer, nn.Linear) else layer.convolve(x, weight, bias)
+    return linear(x, weight, bias) if isinstance(layer, nn.Linear) else layer.convolve(x, weight, bias)
 
 
 def listened_to(part: nn.Module) -> bool:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from regardant.backbone.kit.convolution import DepthwiseConvolution
 from regardant.backbone.kit.field import Field
+from regardant.core.product import Linear
 
 
 class FeedForward(nn.Module):
@@ -14,9 +15,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int, *, activation: nn.Module | None = None, bias: bool = True):
         super().__init__()
-        self.widen = nn.Linear(dim, hidden, bias=bias)
+        self.widen = Linear(dim, hidden, bias=bias)
         self.activation = nn.GELU() if activation is None else activation
-        self.narrow = nn.Linear(hidden, dim, bias=bias)
+        self.narrow = Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "b *n c"]) -> Float[Tensor, "b *n c"]:
         return self.narrow(self.activation(self.widen(x)))
@@ -30,10 +31,10 @@ class DepthwiseFeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int, *, kernel: int = 3, activation: nn.Module | None = None):
         super().__init__()
-        self.widen = nn.Linear(dim, hidden)
+        self.widen = Linear(dim, hidden)
         self.convolution = DepthwiseConvolution(hidden, kernel)
         self.activation = nn.GELU() if activation is None else activation
-        self.narrow = nn.Linear(hidden, dim)
+        self.narrow = Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         return self.narrow(self.activation(self.convolution(self.widen(x))))
@@ -47,10 +48,10 @@ class GatedConvolution(nn.Module):
 
     def __init__(self, dim: int, hidden: int, *, kernel: int = 3, activation: nn.Module | None = None):
         super().__init__()
-        self.widen = nn.Linear(dim, 2 * hidden)
+        self.widen = Linear(dim, 2 * hidden)
         self.convolution = DepthwiseConvolution(hidden, kernel)
         self.activation = nn.GELU() if activation is None else activation
-        self.narrow = nn.Linear(hidden, dim)
+        self.narrow = Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         gate, value = self.widen(x).chunk(2, dim=-1)

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from regardant.backbone.kit.convolution import BatchNorm, Convolution
 from regardant.backbone.kit.field import Field
 from regardant.backbone.kit.residual import InTurn
+from regardant.core.product import Linear
 
 Norm = Callable[[int], nn.Module]
 
@@ -56,7 +57,7 @@ class NeighborMerging(nn.Module):
 
     def __init__(self, before: int, after: int):
         super().__init__()
-        self.norm, self.narrow = nn.LayerNorm(4 * before), nn.Linear(4 * before, after, bias=False)
+        self.norm, self.narrow = nn.LayerNorm(4 * before), Linear(4 * before, after, bias=False)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j d"]:
         below, right = x.shape[1] % 2, x.shape[2] % 2

@@ -15,6 +15,7 @@ from regardant.backbone.kit.official import Rule
 from regardant.backbone.kit.residual import call
 from regardant.core.checks import check_heads
 from regardant.core.grid_attention import attend_groups
+from regardant.core.product import Linear
 from regardant.core.record import Record
 
 
@@ -46,8 +47,8 @@ class TokenAttention(nn.Module):
         super().__init__()
         check_heads(dim, heads, None, None)
         self.heads, self.scale = heads, scale
-        self.to_qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.to_out = nn.Linear(dim, dim)
+        self.to_qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.to_out = Linear(dim, dim)
 
     def project(self, x: Float[Tensor, "b n c"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [b, heads, n, d]."""

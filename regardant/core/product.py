@@ -1,0 +1,107 @@
+"""x Wᵀ + b by the faster of the two libraries that torch carries for it on a CPU.
+
+`torch.nn.functional.linear` asks MKL, which leaves 5 to 30% of what an AMD processor's cores can do in
+products of middling size; oneDNN, which does torch's convolutions, leaves less. Below `ENOUGH` multiply-adds
+its longer way there costs more than it saves, and on other processors MKL keeps its own.
+
+Whatever is not plain (other devices and types, tensors that stand for others, transforms, tracing, modes
+that want to see each operation) goes the common way, and counts as it always did.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+
+ENOUGH = 2**24
+"""Multiply-adds from which on oneDNN is asked."""
+ROWS = 16
+"""Fewer are a product of a vector and a matrix, more or less, which memory bounds."""
+PLAIN = (Tensor, nn.Parameter)
+
+
+def linear(
+    x: Float[Tensor, "*b n"], weight: Float[Tensor, "m n"], bias: Float[Tensor, "m"] | None = None
+) -> Float[Tensor, "*b m"]:
+    """`torch.nn.functional.linear`, by oneDNN where that is faster."""
+    if x.numel() * weight.shape[0] < ENOUGH or not _goes(x, weight, bias):
+        return F.linear(x, weight, bias)
+    if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in (x, weight, bias)):
+        return _Product.apply(x, weight, bias)
+    return _product(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` by `linear`: the same parameters, names and beginnings."""
+
+    def forward(self, x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b m"]:
+        if x.numel() * self.out_features < ENOUGH:  # for the sake of single tokens
+            return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Whether a layer is x Wᵀ + b and nothing else besides, as a subclass may be."""
+    return type(layer) in (nn.Linear, Linear)
+
+
+def _goes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return (
+        x.numel() >= ROWS * x.shape[-1]
+        and all(
+            type(part) in PLAIN and part.dtype == torch.float32 and part.device.type == "cpu"
+            for part in (x, weight, bias)
+            if part is not None
+        )
+        and onednn_leads()
+        and not (
+            torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or torch.is_autocast_enabled("cpu")
+            or forward_ad._current_level >= 0
+            or torch._C._are_functorch_transforms_active()
+            or torch._C._len_torch_dispatch_stack()
+            or torch._C._len_torch_function_stack()
+        )
+    )
+
+
+@cache
+def onednn_leads() -> bool:
+    """Whether this is a processor of AMD's, and torch has what is needed."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="ignore")
+    except OSError:
+        return False
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+
+
+class _Product(torch.autograd.Function):
+    """oneDNN's product has no gradient of its own; those of the weights are MKL's, which is as fast there."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, out):
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        rows = out.reshape(-1, out.shape[-1])
+        return (
+            linear(out, weight.mT) if for_x else None,
+            rows.mT @ x.reshape(-1, x.shape[-1]) if for_weight else None,
+            rows.sum(0) if for_bias else None,
+        )
