@@ -55,8 +55,8 @@ def attend_groups(
 
 
 def _better_written(q: Tensor, k: Tensor, v: Tensor, *, changed: bool) -> bool:
-    """Whether writing the logits out beats the fused kernel on a CPU: where all of them fit a cache, and where
-    something changed them that must get its gradient."""
+    """Whether writing the logits out beats the fused kernel on a CPU: where all of them fit a cache, and
+    where something changed them that must get its gradient."""
     if q.device.type != "cpu" or q.dtype not in (torch.float32, torch.float64):
         return False
     learns = torch.is_grad_enabled() and any(each.requires_grad for each in (q, k, v))

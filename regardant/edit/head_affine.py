@@ -74,6 +74,11 @@ class HeadAffine(Edit):
                         f"{site.head_dim}",
                     )
                     held = self._by_site.setdefault(site.name, {"scales": [], "offsets": []})
+                    require(
+                        all(head != other for other, _ in held[name]),
+                        f"{name} names head {head} in {site} twice, by its layer from the front and from the "
+                        "end",
+                    )
                     held[name].append((head, vector))
 
     def heads(self, heads: Float[Tensor, "b h m e"], site: Site, run: Run) -> Float[Tensor, "b h m e"]:

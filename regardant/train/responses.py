@@ -1,6 +1,6 @@
 """Prompts and the answers wanted: what a pretrained model is adapted to, without touching its weights.
 
-    loss = - mean over the answer's tokens of log p(token | prompt, what came before)
+    loss = - mean over the answers' tokens in a batch of log p(token | prompt, what came before)
 
 `Adapted` puts something at work on a frozen model (an edit, low-rank matrices) for each pass, so that `fit`
 trains that and nothing else. Preferred answers over rejected ones (DPO) are `Preferences`.
@@ -60,17 +60,23 @@ class Responses:
         for rows in torch.arange(len(self.pairs) - self.held_out, len(self.pairs)).split(16):
             yield rows, rows
 
+    def weights(self, rows: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """How much each example's loss counts: by the tokens of its answer."""
+        return torch.tensor([float(len(self.pairs[row][1])) for row in rows.tolist()])
+
     def losses(self, model: nn.Module, rows: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
-        """One loss an example."""
+        """One loss an example, the mean over its answer's tokens."""
         pairs = [self.pairs[row] for row in rows.tolist()]
         total, count = answer_scores(model, pairs)
         return -total / count
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return outputs.mean()
+        weights = self.weights(targets).to(outputs)
+        return (outputs * weights).sum() / weights.sum()
 
     def metric(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return outputs.sum(), torch.tensor(float(len(outputs)))
+        weights = self.weights(targets).to(outputs)
+        return (outputs * weights).sum(), weights.sum()
 
 
 class Preferences(Responses):
@@ -90,12 +96,15 @@ class Preferences(Responses):
         self._rejected = Responses([(prompt, bad) for prompt, _, bad in examples], held_out=held_out)
         super().__init__([(prompt, good) for prompt, good, _ in examples], held_out=held_out)
         self.beta = beta
-        with torch.no_grad():
+        with torch.no_grad(), frozen(reference):
             self._before = self._margins(reference, torch.arange(len(self.pairs)))
 
     @property
     def name(self) -> str:
         return f"preferences, beta {self.beta}: {super().name} over {self._rejected.name}"
+
+    def weights(self, rows):
+        return torch.ones(len(rows))
 
     def _margins(self, model: nn.Module, rows: Tensor) -> Float[Tensor, "b"]:
         found = []

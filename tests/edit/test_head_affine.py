@@ -113,6 +113,7 @@ def test_what_does_not_fit_is_refused():
         ),
         (HeadAffine(offsets={(0, 0): WAVE[:3]}), "has 3 numbers, but the head gives 16"),
         (HeadAffine(offsets={(7, 0): WAVE}), "layers holds 7"),
+        (HeadAffine(scales={(3, 0): WAVE, (-1, 0): WAVE}), "scales names head 0 in layer 3 of main twice"),
     ):
         with pytest.raises(ValueError, match=sentence):
             apply(model, edit)

@@ -50,6 +50,28 @@ def test_preferences_start_at_even_and_are_the_equation():
     assert float(found) == pytest.approx(math.log1p(math.exp(-0.5 * (now - before))), rel=1e-3)
 
 
+def test_a_reference_in_training_mode_is_asked_as_it_is_used():
+    model = FAMILIES["llama"].make()
+    model.config.attention_dropout = 0.5
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    pairs = [([5, 6], [7], [8]), ([9], [10, 11], [12])]
+    calm = Preferences(pairs, reference=model.eval())
+    wild = Preferences(pairs, reference=model.train())
+    torch.testing.assert_close(wild._before, calm._before)
+    assert model.training and all(each.requires_grad for each in model.parameters())
+
+
+def test_pitfall_every_token_of_the_answers_counts_alike_and_every_preference():
+    task = Responses([([5], [6]), ([7], [8, 9, 10])])
+    losses, rows = torch.tensor([4.0, 2.0]), torch.tensor([0, 1])
+    assert float(task.loss(losses, rows)) == pytest.approx((4 + 3 * 2) / 4)
+    total, count = task.metric(losses, rows)
+    assert (float(total), float(count)) == (10.0, 4.0)
+    pairs = Preferences([([5], [6], [7]), ([7], [8, 9, 10], [4])], reference=llama())
+    assert float(pairs.loss(losses, rows)) == pytest.approx(3.0)
+
+
 def test_low_rank_products_learn_beside_frozen_weights_and_merge():
     model = llama()
     kept = {name: weight.clone() for name, weight in model.state_dict().items()}
