@@ -38,7 +38,8 @@ from regardant.train.texts import Texts
 from regardant.world.pretrained import smollm2
 
 BLOCK, LENGTH, TEXTS = 16, 512, 8
-WINDOWS, STEPS, BATCH, RATE = 32, 200, 4, 1e-2
+WINDOWS, STEPS, BATCH, RATE = 96, 300, 4, 1e-2
+"""On windows held out, gates of 32 windows are 0.14 nats from what they are taught, of 96 0.11."""
 EVERY = {"row": 4, "block": 1}
 """Every so manyth row of a window is learned from."""
 DENSITIES, TOGETHER = (0.5, 0.25), 0.25
