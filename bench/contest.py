@@ -33,11 +33,24 @@ class Contest:
     backward: bool = True
     lead: float = 0.0
     """Seconds before each measurement that do not count: see `clock`."""
+    their_inputs: tuple[Tensor, ...] | None = None
+    """What theirs is given, where it wants the same numbers in another layout."""
 
     @classmethod
-    def of_layers(cls, ours: nn.Module, theirs: nn.Module, x: Tensor, **about) -> Contest:
+    def of_layers(cls, ours: nn.Module, theirs: nn.Module, *inputs: Tensor, **about) -> Contest:
         used = (list(ours.parameters()), list(theirs.parameters()))
-        return cls(ours, theirs, (x,), used, **about)
+        return cls(ours, theirs, inputs, used, **about)
+
+    @property
+    def given(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The inputs of ours and of theirs."""
+        return self.inputs, self.inputs if self.their_inputs is None else self.their_inputs
+
+    @torch.no_grad()
+    def outputs(self) -> tuple[Tensor, Tensor]:
+        """Of ours and of theirs, each in its own layout."""
+        ours, theirs = self.given
+        return self.ours(*ours), self.theirs(*theirs)
 
     def phases(self) -> tuple[str, ...]:
         return ("forward", "backward") if self.backward else ("forward",)
@@ -47,7 +60,7 @@ class Contest:
         """The largest differences of the outputs: ours from theirs, and each from the plain float32."""
         if not self.same:
             return {}
-        ours, theirs = self.ours(*self.inputs), self.theirs(*self.inputs)
+        ours, theirs = self.outputs()
         found = {"ours_from_theirs": _distance(ours, theirs)}
         if self.exact is not None and self.inputs[0].shape[-2] <= exact_up_to:
             plain = self.exact(*self.inputs)
@@ -82,19 +95,22 @@ class Contest:
 
     def calls(self, phase: str) -> list[Callable[[], object]]:
         """What is timed: ours and theirs."""
-        return [self._call(run, own, phase) for run, own in zip((self.ours, self.theirs), self.weights)]
+        sides = zip((self.ours, self.theirs), self.given, self.weights)
+        return [self._call(run, given, own, phase) for run, given, own in sides]
 
-    def _call(self, run: Call, weights: Sequence[Tensor], phase: str) -> Callable[[], object]:
+    def _call(
+        self, run: Call, given: Sequence[Tensor], weights: Sequence[Tensor], phase: str
+    ) -> Callable[[], object]:
         if phase == "forward":
 
             def forward() -> Tensor:
                 with torch.no_grad():
-                    return run(*self.inputs)
+                    return run(*given)
 
             return forward
-        inputs = [x.detach().requires_grad_() for x in self.inputs]
+        inputs = [x.detach().requires_grad_() for x in given]
         with torch.no_grad():
-            grad = torch.randn_like(run(*self.inputs))
+            grad = torch.randn_like(run(*given))
         wanted = [*inputs, *weights]
         return lambda: torch.autograd.grad(run(*inputs), wanted, grad, allow_unused=True)
 

@@ -2,17 +2,17 @@
 
     REGARDANT_OFFICIAL=<folder> python -m bench.vision [--only maxvit,davit] [--seconds 30] [--fresh]
 
-Ours and theirs run one after the other in every round, on images with channels first as both take them; the
-ratio is the median over the rounds of theirs by ours, so that below 1 we are slower, which is a bug. Forward
-passes are in eval mode, where outputs are compared, backward ones in training mode. What a row needs is said
-in `vision_official`; without it the row is skipped, with the reason. Goes on where it was stopped.
+Ours and theirs run one after the other in every round, whole networks on images with channels first as both
+take them, layers on what their networks hand to them (`vision_layers`); the ratio is the median over the
+rounds of theirs by ours, so that below 1 we are slower, which is a bug. Forward passes are in eval mode,
+where outputs are compared, backward ones in training mode. What a row needs is said in `vision_official`;
+without it the row is skipped, with the reason. Goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from statistics import median
@@ -20,47 +20,31 @@ from time import monotonic
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from bench import vision_official as its
 from bench.contest import Contest
-from bench.peers_official import missing
 from bench.quiet import ENOUGH
 from bench.results_file import Results
+from bench.vision_layers import LAYERS
+from bench.vision_match import IMAGE, IMAGES, Match, Shapes, alike, spell
 from regardant.atlas import catalog, source
 from regardant.compare.clock import keep_freed_memory
 from regardant.compare.measurement import code
+from regardant.core.errors import require
 
 PHASES = ("forward", "backward")
 SPELT = ("forward", "forward and backward")
-PRODUCTS = ("addmm", "mm", "bmm", "baddbmm", "mkldnn_convolution", "convolution_backward")
+PRODUCTS = (
+    "addmm", "mm", "bmm", "baddbmm", "mkldnn_convolution", "convolution_backward", "_fft_r2c", "_fft_c2r",
+    "_fft_c2c",
+)  # fmt: skip
 """What calls of either side spend in the same libraries."""
 TARGET = 1.3
 """What the median of all rows is to be."""
-IMAGE, IMAGES = (1, 3, 224, 224), (4, 3, 224, 224)
-MAPS = ((1, 256, 56, 56), (8, 256, 16, 16))
-
-
-@dataclass(frozen=True)
-class Match:
-    """A system of ours and the code of a repository, and the inputs that they are timed on.
-
-    `border`: so many positions from the edge the outputs may differ; None where all of them do, for the
-    reason that stands at `make`. `trains` is False where theirs does something else in training mode.
-    """
-
-    name: str
-    system: str
-    make: Callable[[], its.Two]
-    repository: str
-    shapes: Sequence[tuple[int, ...]] = (IMAGE, IMAGES)
-    border: int | None = 0
-    trains: bool = True
-
-    def lacks(self) -> str | None:
-        """Why it cannot be measured here, or None."""
-        return missing(self.repository) or missing(its.TIMM)
+MAPS = ((1, 256, 56, 56), (8, 256, 24, 24))
+"""With blocks of 8 that do not touch the border, where timm's layer differs."""
 
 
 MATCHES = (
@@ -83,13 +67,16 @@ MATCHES = (
     Match("inline_pvt_tiny / InLine", "inline-pvt", its.inline_pvt, "InLine"),
     Match(
         "halonet-attention / timm", "halonet-attention", its.halonet_timm, its.TIMM, MAPS, border=8,
+        layer=True,
     ),
     Match(
         "halonet-attention / halonet-pytorch", "halonet-attention", its.halonet_package, "halonet-pytorch",
-        MAPS, border=None,
+        MAPS, border=None, layer=True,
     ),
-    Match("ulsam / ULSAM", "ulsam", its.ulsam, "ULSAM", ((1, 64, 112, 112), (8, 64, 28, 28))),
+    Match("ulsam / ULSAM", "ulsam", its.ulsam, "ULSAM", ((1, 64, 112, 112), (8, 64, 28, 28)), layer=True),
+    *LAYERS,
 )  # fmt: skip
+KINDS = {False: "whole networks", True: "layers by themselves"}
 
 
 def made_of(system: str) -> str:
@@ -123,18 +110,17 @@ def measure(results: Results, chosen: Iterable[Match], *, seconds: float) -> boo
     return True
 
 
-def compare(match: Match, made: its.Two, shape: tuple[int, ...], phase: str) -> dict[str, Any]:
+def compare(match: Match, made: its.Two, shape: Shapes, phase: str) -> dict[str, Any]:
     """How far the outputs differ, in parts of the largest, and how long both take."""
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     for each in made:
         each.train(phase == "backward" and match.trains)
         for part in each.modules():
             if isinstance(part, nn.BatchNorm2d):
                 part.momentum = 0.0  # so that statistics stay, however often each runs
-    contest = Contest.of_layers(*made, x)
+    contest = match.contest(made, shape)
     row: dict[str, Any] = {}
     if phase == "forward" and match.border is not None:
-        row["difference"] = difference(contest, match.border)
+        row["difference"] = difference(contest, match.border, match.laid)
     rounds = contest.rounds(phase)
     ratios = sorted(theirs / ours for ours, theirs in rounds)
     ours, theirs = (median(each) for each in zip(*rounds))
@@ -145,24 +131,22 @@ def compare(match: Match, made: its.Two, shape: tuple[int, ...], phase: str) -> 
 
 
 def share_of_products(call: Callable[[], object]) -> float:
-    """The part of a call's time that goes to matrix products and convolutions by themselves."""
+    """The part of a call's time that goes to products, convolutions and Fourier transforms by themselves."""
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         call()
     spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in seen.key_averages()}
     return sum(spent.get(name, 0) for name in PRODUCTS) / sum(spent.values())
 
 
-@torch.no_grad()
-def difference(contest: Contest, border: int) -> float:
+def difference(contest: Contest, border: int, laid: Callable[[Tensor], Tensor] = alike) -> float:
     """The largest difference of the outputs inside the border, in parts of the largest output."""
-    ours, theirs = contest.ours(*contest.inputs), contest.theirs(*contest.inputs)
-    apart = (ours - theirs).abs()
+    ours, theirs = contest.outputs()
+    ours = laid(ours)
+    require(
+        ours.shape == theirs.shape, f"outputs are {tuple(ours.shape)} and {tuple(theirs.shape)}, not alike"
+    )
     inner = slice(border, -border) if border else slice(None)
-    return (apart[..., inner, inner].max() / theirs.abs().max()).item()
-
-
-def spell(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape))
+    return ((ours - theirs).abs()[..., inner, inner].max() / theirs.abs().max()).item()
 
 
 def describe(name: str, row: dict[str, Any]) -> str:
@@ -176,10 +160,7 @@ def describe(name: str, row: dict[str, Any]) -> str:
 
 
 def table(results: Results) -> str:
-    """Ratios by match and shape, their median, and where we are behind."""
-    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    for row in results.rows.values():
-        found.setdefault((row["match"], row["shape"]), {})[row["phase"]] = row
+    """Ratios by match and shape, whole networks and layers apart, their medians, and where we are behind."""
     lines = [
         "# Vision systems against their authors' code", "",
         f"{results.about['machine']}; "
@@ -187,27 +168,53 @@ def table(results: Results) -> str:
         "Milliseconds of ours, and how many times as long theirs takes (the median of paired rounds). "
         "*Apart* is the largest difference of the outputs, in parts of the largest output; "
         "figures with a ~ were taken beside other work and count as missing. *At most* is the ratio that "
-        "would be left if all but the matrix products and convolutions of theirs took no time: both sides "
-        "spend that in the same libraries.", "",
-        f"| ours / theirs | input | {' | '.join(f'{told} | ratio | at most' for told in SPELT)} | apart |",
-        "| --- | --- |" + " ---: |" * 7,
+        "would be left if all but the matrix products, convolutions and Fourier transforms of theirs took no "
+        "time: both sides spend that in the same libraries.",
     ]  # fmt: skip
-    for (name, shape), phases in found.items():
-        cells = [cell for phase in PHASES for cell in _cells(phases.get(phase))]
-        apart = phases.get("forward", {}).get("difference")
-        lines.append(
-            f"| {name} | {shape} | {' | '.join(cells)} | " + ("" if apart is None else f"{apart:.0e}") + " |"
-        )
-    for phase, told in zip(PHASES, SPELT):
-        ratios = [row["ratio"] for row in quiet_rows(results) if row["phase"] == phase]
-        if ratios:
-            lines += ["", f"Median of {told}: {median(ratios):.2f} (target {TARGET})."]
+    for kind, told in KINDS.items():
+        if rows := [row for row in results.rows.values() if is_layer(row) is kind]:
+            lines += ["", f"## {told.capitalize()}", "", *_listed(rows)]
+    if told := medians(quiet_rows(results)):
+        lines += ["", "## Medians", "", *told]
     lost = [
         f"- {row['match']}, {row['phase']} of {row['shape']}: {row['ratio']:.2f}"
         for row in quiet_rows(results)
         if row["ratio"] < 1
     ]
     return "\n".join([*lines, "", "Behind:" if lost else "Behind: nowhere.", *lost]) + "\n"
+
+
+def is_layer(row: dict[str, Any]) -> bool:
+    """By its match, so that rows need not say it; what is a match no longer was a whole network."""
+    return row["match"] in {match.name for match in MATCHES if match.layer}
+
+
+def medians(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Of whole networks, of layers, and of all together."""
+    lines = []
+    kinds = {told: [row for row in rows if is_layer(row) is kind] for kind, told in KINDS.items()}
+    for told, those in (kinds | {"all": rows}).items():
+        for phase, spelt in zip(PHASES, SPELT):
+            if ratios := [row["ratio"] for row in those if row["phase"] == phase]:
+                count = f"{len(ratios)} row{'s' if len(ratios) > 1 else ''}"
+                lines.append(f"- {told}, {spelt}: {median(ratios):.2f} (target {TARGET}; {count})")
+    return lines
+
+
+def _listed(rows: Iterable[dict[str, Any]]) -> list[str]:
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["match"], row["shape"]), {})[row["phase"]] = row
+    lines = [
+        f"| ours / theirs | input | {' | '.join(f'{told} | ratio | at most' for told in SPELT)} | apart |",
+        "| --- | --- |" + " ---: |" * 7,
+    ]
+    for (name, shape), phases in found.items():
+        cells = [cell for phase in PHASES for cell in _cells(phases.get(phase))]
+        apart = phases.get("forward", {}).get("difference")
+        told = "" if apart is None else f"{apart:.0e}"
+        lines.append(f"| {name} | {shape} | {' | '.join(cells)} | {told} |")
+    return lines
 
 
 def quiet_rows(results: Results) -> list[dict[str, Any]]:
@@ -219,7 +226,8 @@ def _cells(row: dict[str, Any] | None) -> tuple[str, str, str]:
     if row is None:
         return "", "", ""
     mark = "" if row["quiet"] >= ENOUGH else "~ "
-    return f"{row['ours'] * 1e3:.1f}", f"{mark}{row['ratio']:.2f}", f"{1 / row['products']:.2f}"
+    at_most = f"{1 / row['products']:.2f}" if row["products"] else ""
+    return f"{row['ours'] * 1e3:.1f}", f"{mark}{row['ratio']:.2f}", at_most
 
 
 def main() -> None:

@@ -9,14 +9,15 @@ from bench import vision, vision_official
 from bench.contest import Contest
 from bench.quiet import Quiet
 from bench.results_file import Results
-from bench.vision import Match
+from bench.vision_layers import LAYERS
+from bench.vision_match import Match, tokens
 
 
-def row(ratio, *, phase="forward", quiet=1.0, shape="1 × 3", **more):
+def row(ratio, *, match="a / b", phase="forward", quiet=1.0, shape="1 × 3", **more):
     seconds = {"ours": 0.01, "theirs": 0.01 * ratio, "least": ratio, "most": ratio, "rounds": 3}
     seconds["products"] = 0.5
     return {
-        "match": "a / b",
+        "match": match,
         "shape": shape,
         "phase": phase,
         "ratio": ratio,
@@ -47,8 +48,36 @@ def test_the_table_has_medians_and_tells_where_we_are_behind(tmp_path):
     told = vision.table(results)
     assert "| a / b | 1 × 3 | 10.0 | 1.50 | 2.00 | 10.0 | 0.90 | 2.00 | 2e-06 |" in told
     assert "| a / b | 8 × 3 | 10.0 | ~ 0.20 | 2.00 |  |  |  |  |" in told
-    assert "Median of forward: 1.30 (target 1.3)." in told
+    assert "- whole networks, forward: 1.30 (target 1.3; 2 rows)\n" in told
     assert told.endswith("Behind:\n- a / b, backward of 1 × 3: 0.90\n")
+
+
+def test_whole_networks_and_layers_have_tables_and_medians_of_their_own(tmp_path):
+    results = Results("vision", folder=tmp_path)
+    for name, ratio in (("one", 1.0), ("two", 1.2), ("three", 1.4)):
+        results.put(name, row(ratio, shape=name))
+    results.put("four", row(2.0, match=LAYERS[0].name))
+    results.put("five", row(3.0, match=LAYERS[1].name, phase="backward"))
+    results.put("six", row(9.0, match=LAYERS[1].name, quiet=0.5))
+    told = vision.table(results)
+    networks, layers = told.split("## Whole networks\n")[1].split("## Layers by themselves\n")
+    assert networks.count("| a / b |") == 3
+    assert "| a / b |" not in layers
+    assert f"| {LAYERS[0].name} | 1 × 3 | 10.0 | 2.00 |" in layers
+    assert layers.split("## Medians\n")[1] == (
+        "\n- whole networks, forward: 1.20 (target 1.3; 3 rows)\n"
+        "- layers by themselves, forward: 2.00 (target 1.3; 1 row)\n"
+        "- layers by themselves, forward and backward: 3.00 (target 1.3; 1 row)\n"
+        "- all, forward: 1.30 (target 1.3; 4 rows)\n"
+        "- all, forward and backward: 3.00 (target 1.3; 1 row)\n"
+        "\nBehind: nowhere.\n"
+    )
+
+
+def test_a_call_without_any_product_has_no_bound(tmp_path):
+    results = Results("vision", folder=tmp_path)
+    results.put("one", row(1.5) | {"products": 0.0})
+    assert "| a / b | 1 × 3 | 10.0 | 1.50 |  |" in vision.table(results)
 
 
 def test_what_is_on_file_is_not_measured_again_and_what_lacks_code_is_skipped(tmp_path, monkeypatch, capsys):
@@ -79,6 +108,14 @@ def test_outputs_are_compared_inside_the_border():
     contest = Contest(edged, lambda x: x, (x,))
     assert vision.difference(contest, 1) == 0
     assert vision.difference(contest, 0) == pytest.approx(1 / x.abs().max().item())
+
+
+def test_outputs_of_either_layout_are_compared_alike():
+    x = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+    contest = Contest(lambda x: x + 1, lambda x: x + 1, (x,), their_inputs=(tokens(x),))
+    assert vision.difference(contest, 0, tokens) == 0
+    with pytest.raises(ValueError, match=r"outputs are \(2, 3, 5, 4\) and \(2, 15, 4\), not alike"):
+        vision.difference(contest, 0)
 
 
 def test_names_are_unique_and_every_system_is_ours():
