@@ -13,8 +13,8 @@ added, and a model may be run at another `keep` than it was trained at.
 
 `features_only` gives the whole map: a patch that left has the state in which it did, and what was fused
 stands nowhere. `record.seen["kept"]` has, layer by layer, which places of the image go on (-1: what was
-fused). Attention runs fused; only the class token's row is computed again. The released models add a position
-to the class token, which here is part of it.
+fused). Where attention runs fused, the class token's row is computed again. The released models add a
+position to the class token, which here is part of it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import ClassVar, Self
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regardant.backbone.kit.feed_forward import FeedForward
 from regardant.backbone.kit.initial import truncated_normal
@@ -34,14 +35,13 @@ from regardant.backbone.kit.stage import Block, drop_rates
 from regardant.backbone.kit.stem import patches
 from regardant.backbone.kit.tokens import DEIT, TokenAttention, TokenBackbone
 from regardant.core.errors import require
+from regardant.core.grid_attention import better_written, written_weights
 from regardant.core.grid_position import LearnedMap
 from regardant.core.record import Record
-from regardant.core.token_choice import at, attention_of_class, check_rate, fused, parted
+from regardant.core.token_choice import FUSED, at, attention_of_class, check_rate, fused, parted
 
 ATTENTION, PLACES, WHOLE = "attention of the class token", "places", "whole map"
 """What is handed on in the record: to the reorganisation; from one to the next; for the features."""
-FUSED = -1
-"""The place of a token that is none of the image's."""
 
 
 def norm(dim: int) -> nn.LayerNorm:
@@ -54,13 +54,14 @@ class GuidingAttention(TokenAttention):
     def forward(
         self, x: Float[Tensor, "b n c"], *, record: Record, plainly: bool = False
     ) -> Float[Tensor, "b n c"]:
-        q, k, _ = projected = self.project(x)
-        if plainly:
-            weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
-            record.handed[ATTENTION] = weights[:, :, 0, 1:].mean(dim=1)
-            return self.reference(x)
-        record.handed[ATTENTION] = attention_of_class(q, k, scale=self.scale)
-        return self.attend(*projected)
+        q, k, v = self.project(x)
+        if not plainly and not better_written(q, k, v):
+            record.handed[ATTENTION] = attention_of_class(q, k, scale=self.scale)
+            return self.attend(q, k, v)
+        scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
+        weights = (q @ k.mT * scale).softmax(dim=-1) if plainly else written_weights(q, k, scale=scale)
+        record.handed[ATTENTION] = weights[:, :, 0, 1:].mean(dim=1)
+        return self.to_out((weights @ v).transpose(1, 2).flatten(2))
 
 
 class Reorganization(nn.Module):
@@ -89,16 +90,16 @@ class Reorganization(nn.Module):
         if others.shape[1] == 0:
             record.note("kept", places)
             return x
-        first, rest = x[:, :1], x[:, 1:]
+        rest = x[:, 1:]
         if WHOLE in record.handed:
             record.handed[WHOLE] = put_back(record.handed[WHOLE], rest, places)
-        parts, places = [first, at(rest, kept)], places.gather(1, kept)
+        x, places = at(x, F.pad(kept + 1, (1, 0))), places.gather(1, kept)
         if self.fuse:
-            parts.append(fused(rest, attention, kept))
-            places = torch.cat([places, places.new_full((len(x), 1), FUSED)], dim=1)
+            x = torch.cat([x, fused(rest, attention, kept)], dim=1)
+            places = F.pad(places, (0, 1), value=FUSED)
         record.handed[PLACES] = places
         record.note("kept", places)
-        return torch.cat(parts, dim=1)
+        return x
 
 
 class EViT(TokenBackbone):

@@ -33,7 +33,9 @@ def under_autocast(device_type: str) -> bool:
 
 def check_input(name: str, x: Tensor, axes: str, width: int, weight: Tensor) -> None:
     """Rank, width and type of an input, held against the weight that will meet it."""
-    count = len(axes.split(", "))
+    count = axes.count(", ") + 1
+    if x.ndim == count and x.shape[-1] == width and x.dtype == weight.dtype == torch.float32:
+        return  # before sentences are made that nobody will read
     require(x.ndim == count, f"{name} has shape {tuple(x.shape)}, but it is [{axes}]")
     require(x.shape[-1] == width, f"{name} has width {x.shape[-1]}, but this layer was made for {width}")
     if under_autocast(x.device.type):

@@ -40,8 +40,9 @@ def attend_groups(
     hidden = None
     if mask is not None:
         hidden = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -inf)[:, None]
-    if _better_written(q, k, v, changed=not (mask is None and added is None)):
-        return _written(q, k, v, hidden, added, scale)
+    if better_written(q, k, v, changed=not (mask is None and added is None)):
+        weights = written_weights(q, k, hidden=hidden, added=added, scale=scale)
+        return torch.bmm(weights.flatten(0, 1), v.flatten(0, 1)).unflatten(0, q.shape[:2])
     if hidden is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale)
     if added is not None and len(added) > 1:  # by the query
@@ -54,7 +55,7 @@ def attend_groups(
     return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
-def _better_written(q: Tensor, k: Tensor, v: Tensor, *, changed: bool) -> bool:
+def better_written(q: Tensor, k: Tensor, v: Tensor, *, changed: bool = False) -> bool:
     """Whether writing the logits out beats the fused kernel on a CPU: where all of them fit a cache, and
     where something changed them that must get its gradient."""
     if q.device.type != "cpu" or q.dtype not in (torch.float32, torch.float64):
@@ -63,20 +64,20 @@ def _better_written(q: Tensor, k: Tensor, v: Tensor, *, changed: bool) -> bool:
     return (learns and changed) or q.shape[:3].numel() * k.shape[2] <= CACHED
 
 
-def _written(
-    q: Float[Tensor, "bg h m d"], k: Float[Tensor, "bg h n d"], v: Float[Tensor, "bg h n e"],
-    hidden: Float[Tensor, "g 1 _ n"] | None, added: Float[Tensor, "#bg h m n"] | None, scale: float,
-) -> Float[Tensor, "bg h m e"]:  # fmt: skip
-    """With logits written out: what is added then gets its gradient for the least."""
+def written_weights(
+    q: Float[Tensor, "bg h m d"], k: Float[Tensor, "bg h n d"],
+    *, hidden: Float[Tensor, "g 1 _ n"] | None = None, added: Float[Tensor, "#bg h m n"] | None = None,
+    scale: float,
+) -> Float[Tensor, "bg h m n"]:  # fmt: skip
+    """The softmax with its logits written out: what is added then gets its gradient for the least."""
     groups, heads = q.shape[:2]
-    q, k, v = (part.flatten(0, 1) for part in (q, k, v))
-    logits = torch.baddbmm(q.new_empty(()), q, k.mT, beta=0, alpha=scale)
+    q, k = q.flatten(0, 1), k.flatten(0, 1)
+    logits = torch.baddbmm(q.new_empty(()), q, k.mT, beta=0, alpha=scale).unflatten(0, (groups, heads))
     if added is not None:
-        logits = logits.unflatten(0, (groups, heads)).add_(added).flatten(0, 1)
+        logits = logits.add_(added)
     if hidden is not None:
-        logits = logits.unflatten(0, (-1, len(hidden), heads)).add_(hidden).flatten(0, 2)
-    weights = logits.softmax(dim=-1) if logits.requires_grad else torch.softmax(logits, -1, out=logits)
-    return (weights @ v).unflatten(0, (groups, heads))
+        logits = logits.unflatten(0, (-1, len(hidden))).add_(hidden).flatten(0, 1)
+    return logits.softmax(dim=-1)
 
 
 def attend_plainly(
@@ -132,6 +133,8 @@ class GroupedAttention(GridMixer):
         """Pattern, position and heads of each group of heads."""
         patterns = self.patterns(*size)
         count = len(patterns)
+        if count == 1 == len(self.positions):
+            return [(patterns[0], self.positions[0], slice(0, self.heads))]
         require(self.heads % count == 0, f"heads is {self.heads}, but they look in {count} different ways")
         require(
             len(self.positions) in (1, count),

@@ -12,6 +12,7 @@ on the right, and `mask` says who may look at whom inside each group; where they
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 import torch
@@ -72,6 +73,8 @@ class Groups:
         return parts.reshape(-1, self.positions, *x.shape[3:])
 
     def join(self, parts: Float[Tensor, "b*g n c"]) -> Float[Tensor, "b h w c"]:
+        if self.cell == self.size:
+            return parts.unflatten(1, self.size)
         x = parts.reshape(-1, *self.count, *self.cell, parts.shape[-1])
         order = (0, 3, 1, 4, 2, 5) if self.strided else (0, 1, 3, 2, 4, 5)
         x = x.permute(order).reshape(len(x), *self.padded, parts.shape[-1])
@@ -100,6 +103,7 @@ class Groups:
         return seen | torch.eye(self.positions, dtype=torch.bool, device=device)
 
 
+@lru_cache(maxsize=512)
 def groups_of(pattern: Pattern | None, size: tuple[int, int] | None = None) -> Groups:
     """The groups that a bound pattern makes of its map; `None` makes one of the whole map of `size`."""
     match pattern:

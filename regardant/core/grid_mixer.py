@@ -7,7 +7,6 @@ from math import prod
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regardant.core.errors import require
 from regardant.core.mixer import MultiHead, check_input
 from regardant.core.pattern import Pattern
 from regardant.core.record import Record
@@ -46,7 +45,8 @@ class GridMixer(nn.Module):
         """Rank, width and type of a map, held against the first weight that will meet it."""
         axes = AXES.get(self.rank) or ", ".join(f"axis {axis}" for axis in range(self.rank))
         check_input("x", x, f"batch, {axes}, channels", self.dim, weight)
-        require(0 not in x.shape[1:], f"x has shape {tuple(x.shape)}, which holds no position")
+        if 0 in x.shape[1:]:
+            raise ValueError(f"x has shape {tuple(x.shape)}, which holds no position")
 
 
 class GridMultiHead(GridMixer, MultiHead):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-ENOUGH = 2**24
+ENOUGH = 2**25
 """Multiply-adds from which on oneDNN is asked."""
 ROWS = 16
 """Fewer are a product of a vector and a matrix, more or less, which memory bounds."""

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from regardant.core.errors import require, unknown
 from regardant.core.grid_mixer import GridMixer
+from regardant.core.product import Linear
 from regardant.core.supports import Supports
 
 SCALES = ("dim", "tokens")
@@ -41,8 +43,8 @@ class ChannelGroupAttention(GridMixer):
         if scale not in SCALES:
             raise unknown("scale", scale, SCALES)
         self.dim, self.heads, self.scale = dim, heads, scale
-        self.to_qkv = nn.Linear(dim, 3 * dim, bias=bias)
-        self.to_out = nn.Linear(dim, dim)
+        self.to_qkv = Linear(dim, 3 * dim, bias=bias)
+        self.to_out = Linear(dim, dim)
 
     def _scale(self, x: Tensor) -> float:
         counted = self.dim // self.heads if self.scale == "dim" else x.shape[1] * x.shape[2]
@@ -68,5 +70,7 @@ def channel_attention(
     q: Float[Tensor, "b g n d"], k: Float[Tensor, "b g n d"], v: Float[Tensor, "b g n d"], *, scale: float
 ) -> Float[Tensor, "b g n d"]:
     """Attention among the d channels of every group; what comes back is not transposed."""
-    weights = ((q * scale).mT @ k).softmax(dim=-1)
-    return v @ weights.mT
+    groups = q.shape[:2]
+    q, k, v = (part.flatten(0, 1) for part in (q, k, v))
+    logits = torch.baddbmm(q.new_empty(()), q.mT, k, beta=0, alpha=scale)
+    return torch.bmm(v, logits.softmax(dim=-1).mT).unflatten(0, groups)

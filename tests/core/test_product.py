@@ -21,7 +21,7 @@ def onednn(monkeypatch):
     return asked
 
 
-def parts(rows=260, before=256, after=256, bias=True):
+def parts(rows=520, before=256, after=256, bias=True):
     assert rows * before * after >= ENOUGH
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, rows // 2, before, generator=generator)

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from regardant.core.errors import require
-from regardant.core.token_choice import check_rate, fused, parted
+from regardant.core.token_choice import FUSED, check_rate, fused, parted
 from regardant.edit.edit import Edit
 from regardant.host.call import Call
 from regardant.host.run import Run
@@ -31,8 +31,6 @@ from regardant.host.site import Site
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 """What the vector that stands before the patches is called, here and there."""
-FUSED = -1
-"""The place of a token that is none of the image's."""
 
 
 @dataclass
