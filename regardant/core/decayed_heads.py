@@ -22,7 +22,7 @@ from regardant.core.errors import require, unknown
 from regardant.core.linearized_relative import LinearizedRelative
 from regardant.core.mixer import MultiHead, check_heads
 from regardant.core.position import Position, alibi_slopes
-from regardant.core.product import Linear
+from regardant.core.product import Linear, projections
 from regardant.core.simple_rms_norm import SimpleRMSNorm
 from regardant.core.supports import Supports
 
@@ -98,8 +98,8 @@ class DecayedHeads(MultiHead):
     def project(self, x, context=None, *, offset=0):
         x = self.position.embed(x, offset)
         q, k, v = (
-            linear(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for linear in (self.to_q, self.to_k, self.to_v)
+            part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for part in projections(x, self.to_q, self.to_k, self.to_v)
         )
         q, k = self.position.turn(F.silu(q), offset), self.position.turn(F.silu(k), offset)
         return q, k, F.silu(v) if self.activates_values else v

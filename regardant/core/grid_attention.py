@@ -25,6 +25,8 @@ from regardant.core.supports import Supports
 
 CACHED = 2**21
 """So many logits still fit the cache that the cores of a CPU share."""
+WIDER = 4
+"""So many times the memory of the queries may be taken for them: it grows as the map does."""
 
 
 def attend_groups(
@@ -61,7 +63,8 @@ def better_written(q: Tensor, k: Tensor, v: Tensor, *, changed: bool = False) ->
     if q.device.type != "cpu" or q.dtype not in (torch.float32, torch.float64):
         return False
     learns = torch.is_grad_enabled() and any(each.requires_grad for each in (q, k, v))
-    return (learns and changed) or q.shape[:3].numel() * k.shape[2] <= CACHED
+    keys = k.shape[2]
+    return (learns and changed) or (keys <= WIDER * q.shape[3] and q.shape[:3].numel() * keys <= CACHED)
 
 
 def written_weights(

@@ -54,7 +54,10 @@ def softmax_where(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 class BlockSoftmax:
-    """The same with a landmark behind every `block` tokens: inside the blocks, and among them."""
+    """The same with a landmark behind every `block` tokens: inside the blocks, and among them.
+
+    The logits are -inf where the mask is False.
+    """
 
     def __init__(self, block: int):
         self.block = block
@@ -63,18 +66,28 @@ class BlockSoftmax:
         self, logits: Float[Tensor, "*rows n"], mask: Bool[Tensor, "*rows n"]
     ) -> Float[Tensor, "*rows n"]:
         n, width = logits.shape[-1], self.block + 1
+        mask = unrepeated(mask)
         at = torch.arange(n, device=logits.device)
         own = (mask * (at + 1)).amax(-1, keepdim=True) - 1
         blocks = (0, -n % width)
-        logits = F.pad(logits, blocks).unflatten(-1, (-1, width))
+        logits = F.pad(logits, blocks, value=-inf).unflatten(-1, (-1, width))
         mask = F.pad(mask, blocks).unflatten(-1, (-1, width))
-        tokens, seen = logits[..., :-1], mask[..., :-1]
-        none = ~seen.any(-1, keepdim=True)
-        tokens = tokens.masked_fill(~seen, -inf).masked_fill(none, 0)
-        sums = tokens.logsumexp(-1, keepdim=True)
-        inside = (tokens - sums).exp()
+        none = ~mask[..., :-1].any(-1, keepdim=True)
+        tokens = logits[..., :-1].masked_fill(none, 0)
+        # A row's own block stands beside the landmarks with all that it holds.
+        own = own // width
+        place = own.clamp(min=0)[..., None].expand(*tokens.shape[:-2], 1, self.block)
+        total = tokens.gather(-2, place).logsumexp(-1)
         which = torch.arange(logits.shape[-2], device=logits.device)
-        here = which == own // width
-        gates = torch.where(here, sums[..., 0], logits[..., -1])
-        share = softmax_where(gates, (here | mask[..., -1] & (which < own // width)) & ~none[..., 0])
-        return F.pad(inside * share[..., None], (0, 1)).flatten(-2)[..., :n]
+        here = which == own
+        gates = torch.where(here, total, logits[..., -1])
+        share = softmax_where(gates, (here | mask[..., -1] & (which < own)) & ~none[..., 0])
+        return F.pad(tokens.softmax(-1) * share[..., None], (0, 1)).flatten(-2)[..., :n]
+
+
+def unrepeated(mask: Bool[Tensor, "*rows n"]) -> Bool[Tensor, "*rows n"]:
+    """Of what is the same along an axis because it was expanded, one: it is broadcast all the same."""
+    for axis, (size, stride) in enumerate(zip(mask.shape[:-1], mask.stride())):
+        if size > 1 and stride == 0:
+            mask = mask.narrow(axis, 0, 1)
+    return mask

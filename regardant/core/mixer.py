@@ -15,7 +15,7 @@ from regardant.core.checks import check_configuration, check_heads, check_input
 from regardant.core.errors import require
 from regardant.core.pattern import Causal, Padding, Pattern, both
 from regardant.core.position import Position, make_position
-from regardant.core.product import Linear
+from regardant.core.product import Linear, projections
 from regardant.core.record import Record
 from regardant.core.rule import HeadShape, Rule, SoftmaxRule
 from regardant.core.state import State
@@ -183,10 +183,11 @@ class MultiHead(Mixer):
     ) -> tuple[Float[Tensor, "b h m d"], Float[Tensor, "b g n d"], Float[Tensor, "b g n d"]]:
         """Queries, keys and values, with their positions turned in; x begins at position `offset`."""
         x = self.position.embed(x, offset)
-        source = x if context is None else context
-        q = self.to_q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k = self.to_k(source).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
-        v = self.to_v(source).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
+        if context is None:
+            parts = projections(x, self.to_q, self.to_k, self.to_v)
+        else:
+            parts = (self.to_q(x), *projections(context, self.to_k, self.to_v))
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
         if context is None:
             q, k = self.position.turn(q, offset), self.position.turn(k, offset)
         return q, k, v

@@ -4,6 +4,8 @@
 products of middling size; oneDNN, which does torch's convolutions, leaves less. Below `ENOUGH` multiply-adds
 its longer way there costs more than it saves, and on other processors MKL keeps its own.
 
+Several products with one input (`projections`) are one step on the way back.
+
 Whatever is not plain (other devices and types, tensors that stand for others, transforms, tracing, modes
 that want to see each operation) goes the common way, and counts as it always did.
 """
@@ -18,6 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
+
+from regardant.core.checks import under_autocast
 
 ENOUGH = 2**25
 """Multiply-adds from which on oneDNN is asked."""
@@ -46,29 +50,52 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+def projections(x: Float[Tensor, "*b n"], *layers: nn.Module) -> tuple[Float[Tensor, "*b _"], ...]:
+    """What each of several layers makes of one input. While training, what they say of the input on the way
+    back is summed in one place, product by product."""
+    learns = torch.is_grad_enabled() and x.requires_grad
+    if not (learns and all(map(_unheard, layers)) and _plain(x, *(layer.weight for layer in layers))):
+        return tuple(layer(x) for layer in layers)
+    return _Products.apply(x, *(layer.weight for layer in layers), *(layer.bias for layer in layers))
+
+
+def _unheard(layer: nn.Module) -> bool:
+    """Whether a layer is x Wᵀ + b and nobody listens to it."""
+    return is_linear(layer) and not (
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or torch.nn.modules.module._global_forward_hooks
+        or torch.nn.modules.module._global_forward_pre_hooks
+    )
+
+
 def is_linear(layer: nn.Module) -> bool:
     """Whether a layer is x Wᵀ + b and nothing else besides, as a subclass may be."""
     return type(layer) in (nn.Linear, Linear)
 
 
 def _goes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    return (
-        x.numel() >= ROWS * x.shape[-1]
-        and all(
-            type(part) in PLAIN and part.dtype == torch.float32 and part.device.type == "cpu"
-            for part in (x, weight, bias)
-            if part is not None
-        )
-        and onednn_leads()
-        and not (
-            torch.compiler.is_compiling()
-            or torch.jit.is_tracing()
-            or torch.is_autocast_enabled("cpu")
-            or forward_ad._current_level >= 0
-            or torch._C._are_functorch_transforms_active()
-            or torch._C._len_torch_dispatch_stack()
-            or torch._C._len_torch_function_stack()
-        )
+    enough = x.numel() >= ROWS * x.shape[-1]
+    return enough and _plain(x, weight, bias) and x.device.type == "cpu" and onednn_leads()
+
+
+def _plain(*parts: Tensor | None) -> bool:
+    """Whether these are float32 of torch's own kind, with nobody who wants to see each operation."""
+    device = parts[0].device
+    return all(
+        type(part) in PLAIN and part.dtype == torch.float32 and part.device == device
+        for part in parts
+        if part is not None
+    ) and not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or under_autocast(device.type)
+        or forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
     )
 
 
@@ -104,4 +131,29 @@ class _Product(torch.autograd.Function):
             linear(out, weight.mT) if for_x else None,
             rows.mT @ x.reshape(-1, x.shape[-1]) if for_weight else None,
             rows.sum(0) if for_bias else None,
+        )
+
+
+class _Products(torch.autograd.Function):
+    """Several products with one input."""
+
+    @staticmethod
+    def forward(ctx, x, *parameters):
+        count = len(parameters) // 2
+        weights, biases = parameters[:count], parameters[count:]
+        ctx.save_for_backward(x, *weights)
+        return tuple(linear(x, weight, bias) for weight, bias in zip(weights, biases))
+
+    @staticmethod
+    def backward(ctx, *outs):
+        x, *weights = ctx.saved_tensors
+        count, (for_x, *wanted) = len(weights), ctx.needs_input_grad
+        rows, outs = x.reshape(-1, x.shape[-1]), [out.reshape(-1, out.shape[-1]) for out in outs]
+        back = None
+        for out, weight in zip(outs, weights) if for_x else ():
+            back = out @ weight if back is None else back.addmm_(out, weight)
+        return (
+            None if back is None else back.view_as(x),
+            *(out.mT @ rows if want else None for out, want in zip(outs, wanted)),
+            *(out.sum(0) if want else None for out, want in zip(outs, wanted[count:])),
         )

@@ -11,6 +11,8 @@ The second line moves nothing: in memory, row a of S begins one element earlier 
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -29,19 +31,26 @@ class RelativeLogits:
 
     Row r of the table is for j - i = r - `origin`; what lies farther out takes the outermost row. A table
     of several rows that ends with row `origin` is for queries that look back only: what stands ahead of one
-    means nothing. The queries are to be scaled as the logits are.
+    means nothing. What is added is scaled, as the logits are.
     """
 
     stationary = False
 
     def __init__(
-        self, q: Float[Tensor, "b h m d"], table: Float[Tensor, "#h p d"], *, origin: int, offset: int = 0
-    ):
-        self.q, self.table, self.origin, self.offset = q, table, origin, offset
+        self, q: Float[Tensor, "b h m d"], table: Float[Tensor, "#h p d"], *, origin: int, offset: int = 0,
+        scale: float = 1.0,
+    ):  # fmt: skip
+        self.asked, self.scale = q, scale
+        self.table, self.origin, self.offset = table, origin, offset
+
+    @cached_property
+    def q(self) -> Float[Tensor, "b h m d"]:
+        """The queries, scaled."""
+        return self.asked if self.scale == 1 else self.asked * self.scale
 
     def serves(self, q: Float[Tensor, "b h m d"], k: Float[Tensor, "b g n d"]) -> bool:
         """Whether these queries and keys are one sequence, and the table is for queries that look back."""
-        alike = q.shape == self.q.shape and q.shape[:3] == k.shape[:3] and 0 not in q.shape
+        alike = q.shape == self.asked.shape and q.shape[:3] == k.shape[:3] and 0 not in q.shape
         return alike and not self.offset and self.origin == self.table.shape[-2] - 1
 
     def block(self, i: Int[Tensor, "m"], j: Int[Tensor, "n"]) -> Float[Tensor, "b h m n"]:

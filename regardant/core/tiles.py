@@ -92,7 +92,8 @@ class RunPiece:
 
     def _view(self, x: Tensor, first: int, size: int, dtype: torch.dtype | None = None) -> Tensor:
         if self.run.count == 1:
-            x = x.narrow(2, first, size)
+            # What is taken whole is not cut: on the way back a cut fills up with zeros.
+            x = x if first == 0 and size == x.shape[2] else x.narrow(2, first, size)
             return x if dtype is None or dtype == x.dtype else x.to(dtype)
         begin = first + self.start * self.run.rows
         length = (self.stop - self.start - 1) * self.run.rows + size
@@ -124,6 +125,10 @@ class RunPiece:
             size = min(self.run.rows, self.run.keys - begin)
             stripe = self._view(target, self.run.key + begin, size)
             stripe.add_(part[:, :, begin : begin + size])
+
+    def is_whole(self, x: Float[Tensor, "b h m d"]) -> bool:
+        """Whether this is a single tile with all rows of x."""
+        return self.run.count == 1 and self.run.row == 0 and self.run.rows == x.shape[2]
 
     def positions(self, device: torch.device) -> tuple[Int[Tensor, "t r"], Int[Tensor, "t s"]]:
         """The query rows and the key positions of each tile."""

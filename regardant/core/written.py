@@ -40,12 +40,13 @@ def row_weights(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     exact = torch.promote_types(q.dtype, torch.float32)
     if q.device.type == "cpu":  # few CPUs multiply halves fast
-        q, k = q.to(exact), k.to(exact)
+        q, k, scale = q.to(exact) * scale, k.to(exact), 1
     batch, heads, rows, _ = q.shape
     shared, keys = k.shape[1], k.shape[2]
     # Query heads that share a key head are stacked into rows, so that keys are not copied.
     logits = (q.reshape(batch, shared, -1, q.shape[-1]) @ k.transpose(-1, -2)).to(exact)
-    logits = logits.view(batch, heads, rows, keys) * scale
+    logits = logits.view(batch, heads, rows, keys)
+    logits = logits if scale == 1 else logits * scale
     if bias is not None:
         logits = logits + bias.to(exact)
     if mask is None:
@@ -115,6 +116,8 @@ def attend_written(
             return _tile(q, k, v, piece, sees, scale=scale, normaliser=normaliser)
 
         part = run(q, k, v) if keep else checkpoint(run, q, k, v, use_reentrant=False)
+        if isinstance(piece, RunPiece) and piece.is_whole(q):
+            return part
         place, flat = piece.by_position(part, len(q))
         places.append(place)
         rows.append(flat)

@@ -42,7 +42,7 @@ class RelativeRule(SoftmaxRule):
 
     def added(self, q, *, scale, offset=0):
         scale = q.shape[-1] ** -0.5 if scale is None else scale
-        return RelativeLogits(q * scale, self.table, origin=self.farthest, offset=offset)
+        return RelativeLogits(q, self.table, origin=self.farthest, offset=offset, scale=scale)
 
     def reference(self, q, k, v, *, pattern=None, scale=None):
         """With E[j - i] written out."""

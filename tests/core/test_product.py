@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from regardant.core import product
-from regardant.core.product import ENOUGH, Linear, is_linear, linear
+from regardant.core.product import ENOUGH, Linear, is_linear, linear, projections
 
 
 @pytest.fixture
@@ -102,3 +102,44 @@ def test_a_traced_layer_holds_torchs_own_operations(onednn):
     program = torch.export.export(layer, (x,))
     assert torch.ops.aten.linear.default in {node.target for node in program.graph.nodes}
     torch.testing.assert_close(program.module()(x), layer(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("frozen", [None, 1])
+def test_projections_of_one_input_are_each_layers_and_so_are_their_gradients_once_and_twice(bias, frozen):
+    torch.manual_seed(0)
+    layers = [Linear(6, width, bias=bias) for width in (8, 4, 4)]
+    if frozen is not None:
+        layers[frozen].requires_grad_(False)
+    x = torch.randn(2, 5, 6, requires_grad=True)
+    learned = [x, *(each for layer in layers for each in layer.parameters() if each.requires_grad)]
+    found = []
+    for outs in (projections(x, *layers), tuple(F.linear(x, each.weight, each.bias) for each in layers)):
+        loss = sum(out.pow(3).sum() for out in outs)
+        first = torch.autograd.grad(loss, learned, create_graph=True)
+        found.append([*outs, *first, *torch.autograd.grad(sum(each.pow(2).sum() for each in first), learned)])
+    for ours, its in zip(*found):
+        torch.testing.assert_close(ours, its, atol=1e-4 * float(its.detach().abs().max()), rtol=1e-4)
+    names = [out.grad_fn.name() for out in projections(x, *layers)]
+    assert names == ["_ProductsBackward"] * 3
+
+
+def test_projections_use_only_some_of_the_layers_gradients():
+    layers, x = [Linear(6, 4), Linear(6, 4)], torch.randn(3, 6, requires_grad=True)
+    projections(x, *layers)[1].sum().backward()
+    torch.testing.assert_close(x.grad, layers[1].weight.sum(0).expand(3, -1))
+    assert not layers[0].weight.grad.any()
+
+
+def test_pitfall_whoever_listens_to_a_layer_hears_it():
+    layers, x, heard = [Linear(6, 4), Linear(6, 4)], torch.randn(3, 6, requires_grad=True), []
+    hook = layers[1].register_forward_hook(lambda layer, given, out: heard.append(1) or 2 * out)
+    first, second = projections(x, *layers)
+    torch.testing.assert_close(second, 2 * F.linear(x, layers[1].weight, layers[1].bias))
+    torch.testing.assert_close(first, F.linear(x, layers[0].weight, layers[0].bias))
+    assert heard == [1]
+    hook.remove()
+    changed = nn.utils.parametrizations.weight_norm(Linear(6, 4))
+    torch.testing.assert_close(projections(x, changed)[0], changed(x))
+    with torch.no_grad():
+        assert projections(x, *layers)[0].grad_fn is None
