@@ -117,7 +117,7 @@ def _weights(
 ) -> Float[Tensor, "s m n"]:  # fmt: skip
     """P of the rows `begin` … `end`, for the keys up to there."""
     products, logits = _room(q, end - begin, end)
-    products.copy_(torch.bmm(asked[:, begin:end], near.mT))
+    products.baddbmm_(asked[:, begin:end], near.mT, beta=0)
     logits = torch.baddbmm(logits, q[:, begin:end], k[:, :end].mT, beta=scale, alpha=scale)
     later = torch.ones(end - begin, end - begin, dtype=torch.bool, device=q.device).triu_(1)
     logits[..., begin:].masked_fill_(later, -torch.inf)
