@@ -25,8 +25,9 @@ from regardant.core.supports import Supports
 
 CACHED = 2**21
 """So many logits still fit the cache that the cores of a CPU share."""
-WIDER = 4
-"""So many times the memory of the queries may be taken for them: it grows as the map does."""
+WIDER, FEW = 4, 128
+"""So many times the memory of the queries may be taken for them, which grows as the map does; and up to so
+many keys the fused kernel is slower where nothing learns."""
 
 
 def attend_groups(
@@ -42,7 +43,7 @@ def attend_groups(
     hidden = None
     if mask is not None:
         hidden = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -inf)[:, None]
-    if better_written(q, k, v, changed=not (mask is None and added is None)):
+    if _better_written(q, k, v, changed=not (mask is None and added is None)):
         weights = written_weights(q, k, hidden=hidden, added=added, scale=scale)
         return torch.bmm(weights.flatten(0, 1), v.flatten(0, 1)).unflatten(0, q.shape[:2])
     if hidden is None:
@@ -57,14 +58,20 @@ def attend_groups(
     return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
-def better_written(q: Tensor, k: Tensor, v: Tensor, *, changed: bool = False) -> bool:
-    """Whether writing the logits out beats the fused kernel on a CPU: where all of them fit a cache, and
-    where something changed them that must get its gradient."""
-    if q.device.type != "cpu" or q.dtype not in (torch.float32, torch.float64):
-        return False
+def fits_cache(q: Tensor, k: Tensor) -> bool:
+    """Whether all logits may be written out on a CPU before they leave its cache."""
+    fits = q.shape[:3].numel() * k.shape[2] <= CACHED
+    return fits and q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
+
+
+def _better_written(q: Tensor, k: Tensor, v: Tensor, *, changed: bool) -> bool:
+    """Whether writing the logits out beats the fused kernel on a CPU: of small groups, and where something
+    changed them that must get its gradient."""
     learns = torch.is_grad_enabled() and any(each.requires_grad for each in (q, k, v))
+    if learns and changed:
+        return q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
     keys = k.shape[2]
-    return (learns and changed) or (keys <= WIDER * q.shape[3] and q.shape[:3].numel() * keys <= CACHED)
+    return keys <= WIDER * q.shape[3] and (learns or keys <= FEW) and fits_cache(q, k)
 
 
 def written_weights(
@@ -74,8 +81,7 @@ def written_weights(
 ) -> Float[Tensor, "bg h m n"]:  # fmt: skip
     """The softmax with its logits written out: what is added then gets its gradient for the least."""
     groups, heads = q.shape[:2]
-    q, k = q.flatten(0, 1), k.flatten(0, 1)
-    logits = torch.baddbmm(q.new_empty(()), q, k.mT, beta=0, alpha=scale).unflatten(0, (groups, heads))
+    logits = torch.bmm(q.flatten(0, 1) * scale, k.flatten(0, 1).mT).unflatten(0, (groups, heads))
     if added is not None:
         logits = logits.add_(added)
     if hidden is not None:

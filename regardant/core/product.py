@@ -25,8 +25,9 @@ from regardant.core.checks import under_autocast
 
 ENOUGH = 2**25
 """Multiply-adds from which on oneDNN is asked."""
-ROWS = 16
-"""Fewer are a product of a vector and a matrix, more or less, which memory bounds."""
+ROWS, DEEP = 16, 256
+"""With fewer rows it is a product of a vector and a matrix, more or less, which memory bounds; with sums of
+fewer terms what is read and written is, and neither library leads."""
 PLAIN = (Tensor, nn.Parameter)
 
 
@@ -77,7 +78,7 @@ def is_linear(layer: nn.Module) -> bool:
 
 
 def _goes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    enough = x.numel() >= ROWS * x.shape[-1]
+    enough = x.shape[-1] >= DEEP and x.numel() >= ROWS * x.shape[-1]
     return enough and _plain(x, weight, bias) and x.device.type == "cpu" and onednn_leads()
 
 
