@@ -44,8 +44,7 @@ def attend_groups(
     if mask is not None:
         hidden = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -inf)[:, None]
     if _better_written(q, k, v, changed=not (mask is None and added is None)):
-        weights = written_weights(q, k, hidden=hidden, added=added, scale=scale)
-        return torch.bmm(weights.flatten(0, 1), v.flatten(0, 1)).unflatten(0, q.shape[:2])
+        return written_weights(q, k, hidden=hidden, added=added, scale=scale) @ v
     if hidden is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale)
     if added is not None and len(added) > 1:  # by the query
@@ -80,12 +79,13 @@ def written_weights(
     scale: float,
 ) -> Float[Tensor, "bg h m n"]:  # fmt: skip
     """The softmax with its logits written out: what is added then gets its gradient for the least."""
-    groups, heads = q.shape[:2]
-    logits = torch.bmm(q.flatten(0, 1) * scale, k.flatten(0, 1).mT).unflatten(0, (groups, heads))
+    logits = (q * scale) @ k.mT
     if added is not None:
         logits = logits.add_(added)
-    if hidden is not None:
-        logits = logits.unflatten(0, (-1, len(hidden))).add_(hidden).flatten(0, 1)
+    if hidden is not None and len(hidden) == len(logits):
+        logits = logits.add_(hidden)
+    elif hidden is not None:  # not in place: of a view that would cost a copy on the way back
+        logits = (logits.unflatten(0, (-1, len(hidden))) + hidden).flatten(0, 1)
     return logits.softmax(dim=-1)
 
 
