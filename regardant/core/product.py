@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
+from torch.nn.modules import module as modules
 
 from regardant.core.checks import under_autocast
 
@@ -29,6 +30,11 @@ ROWS, DEEP = 16, 256
 """With fewer rows it is a product of a vector and a matrix, more or less, which memory bounds; with sums of
 fewer terms what is read and written is, and neither library leads."""
 PLAIN = (Tensor, nn.Parameter)
+EVERYWHERE = (
+    modules._global_forward_hooks, modules._global_forward_pre_hooks, modules._global_backward_hooks,
+    modules._global_backward_pre_hooks,
+)  # fmt: skip
+"""Hooks of all modules."""
 
 
 def linear(
@@ -55,20 +61,17 @@ def projections(x: Float[Tensor, "*b n"], *layers: nn.Module) -> tuple[Float[Ten
     """What each of several layers makes of one input. While training, what they say of the input on the way
     back is summed in one place, product by product."""
     learns = torch.is_grad_enabled() and x.requires_grad
-    if not (learns and all(map(_unheard, layers)) and _plain(x, *(layer.weight for layer in layers))):
+    if not learns or any(not is_linear(layer) or listened_to(layer) for layer in layers):
         return tuple(layer(x) for layer in layers)
-    return _Products.apply(x, *(layer.weight for layer in layers), *(layer.bias for layer in layers))
+    parameters = [*(layer.weight for layer in layers), *(layer.bias for layer in layers)]
+    return _Products.apply(x, *parameters) if _plain(x, *parameters) else tuple(layer(x) for layer in layers)
 
 
-def _unheard(layer: nn.Module) -> bool:
-    """Whether a layer is x Wᵀ + b and nobody listens to it."""
-    return is_linear(layer) and not (
-        layer._forward_hooks
-        or layer._forward_pre_hooks
-        or layer._backward_hooks
-        or layer._backward_pre_hooks
-        or torch.nn.modules.module._global_forward_hooks
-        or torch.nn.modules.module._global_forward_pre_hooks
+def listened_to(part: nn.Module) -> bool:
+    """Whether a hook hears or changes what a part takes or gives: then it is to be called as it is."""
+    return any(map(len, EVERYWHERE)) or any(
+        each._forward_hooks or each._forward_pre_hooks or each._backward_hooks or each._backward_pre_hooks
+        for each in part.modules()
     )
 
 

@@ -178,6 +178,9 @@ class ScatteredPiece:
     def keys(self, x, dtype=None):
         return self._gather(x, self.columns).to(dtype or x.dtype)
 
+    def is_whole(self, x):
+        return False
+
     def positions(self, device):
         return self.rows, self.columns
 

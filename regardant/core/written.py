@@ -116,7 +116,7 @@ def attend_written(
             return _tile(q, k, v, piece, sees, scale=scale, normaliser=normaliser)
 
         part = run(q, k, v) if keep else checkpoint(run, q, k, v, use_reentrant=False)
-        if isinstance(piece, RunPiece) and piece.is_whole(q):
+        if piece.is_whole(q):
             return part
         place, flat = piece.by_position(part, len(q))
         places.append(place)

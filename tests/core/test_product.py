@@ -139,6 +139,10 @@ def test_pitfall_whoever_listens_to_a_layer_hears_it():
     torch.testing.assert_close(first, F.linear(x, layers[0].weight, layers[0].bias))
     assert heard == [1]
     hook.remove()
+    everywhere = nn.modules.module.register_module_full_backward_hook(lambda layer, *_: heard.append(layer))
+    projections(x, *layers)[0].sum().backward()
+    everywhere.remove()
+    assert heard[1:] == [layers[0]]
     changed = nn.utils.parametrizations.weight_norm(Linear(6, 4))
     torch.testing.assert_close(projections(x, changed)[0], changed(x))
     with torch.no_grad():

@@ -37,12 +37,14 @@ def test_output_and_gradients_are_the_equations(monkeypatch, n, distances, rows,
     monkeypatch.setattr(module, "KEPT", kept)
     for shared, batch in ((False, 2), (True, 1)):
         given = operands(n, distances, shared, batch)
-        found, right = relative(*given, 0.3), plain(*given, 0.3)
-        torch.testing.assert_close(found, right, rtol=0, atol=1e-9)
-        direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        mine, wanted = (torch.autograd.grad(y, given, direction) for y in (found, right))
-        for one, other in zip(mine, wanted):
-            torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+        q, k, v, table = given
+        right = plain(*given, 0.3)
+        direction = torch.randn(right.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        wanted = torch.autograd.grad(right, given, direction)
+        for found in (relative(*given, 0.3), relative_causal(q, None, k, v, table, scale=0.3)):
+            torch.testing.assert_close(found, right, rtol=0, atol=1e-9)
+            for one, other in zip(torch.autograd.grad(found, given, direction), wanted):
+                torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
 
 def test_memory_that_was_used_before_leaves_no_trace(monkeypatch):

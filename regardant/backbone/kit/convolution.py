@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from regardant.backbone.kit.field import Field
 from regardant.core.errors import require
 from regardant.core.grid_position import on_channels_first
-from regardant.core.product import is_linear, linear
+from regardant.core.product import is_linear, linear, listened_to
 
 
 class Convolution(nn.Conv2d):
@@ -140,11 +140,6 @@ def absorbing(layer: Convolution | nn.Linear, norm: BatchNorm, x: Float[Tensor, 
     """What the two make of x, in one."""
     weight, bias = absorbed(layer, norm)
     return linear(x, weight, bias) if isinstance(layer, nn.Linear) else layer.convolve(x, weight, bias)
-
-
-def listened_to(part: nn.Module) -> bool:
-    """Whether a hook hears or changes what a part takes or gives: then it is to be called as it is."""
-    return any(each._forward_hooks or each._forward_pre_hooks for each in part.modules())
 
 
 class SqueezeExcite(nn.Module):

@@ -14,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from regardant.backbone.kit.convolution import BatchNorm, Convolution, absorbed, listened_to
+from regardant.backbone.kit.convolution import BatchNorm, Convolution, absorbed
 from regardant.backbone.kit.field import Field
 from regardant.backbone.kit.residual import InTurn
 from regardant.core.errors import require
+from regardant.core.product import listened_to
 
 
 class ParallelConvolutions(nn.Module):
