@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from time import perf_counter
 
 import torch
@@ -76,22 +77,33 @@ class Contest:
         return found["ours"], found["theirs"]
 
     def rounds(
-        self, phase: str, *, seconds: float = 4.0, least: int = 3, most: int = 50
+        self, phase: str, *, seconds: float = 4.0, least: int = 3, most: int = 50, turn: float = 0.02
     ) -> list[tuple[float, float]]:
-        """Seconds of ours and of theirs, side by side in each round; who goes first alternates."""
+        """Seconds of ours and of theirs, side by side in each round; who goes first alternates.
+
+        A turn lasts `turn` seconds at least: the first of several short calls pays for what the other side
+        left in the caches, and would be all that is seen.
+        """
         calls = self.calls(phase)
         for call in calls:
             call()
+        times = [max(1, ceil(turn / self._spent(call, 1))) for call in calls]
         found: list[tuple[float, float]] = []
         end = perf_counter() + seconds
         while len(found) < least or (len(found) < most and perf_counter() < end):
             spent = [0.0, 0.0]
             for which in (0, 1) if len(found) % 2 == 0 else (1, 0):
-                begun = perf_counter()
-                calls[which]()
-                spent[which] = perf_counter() - begun
+                spent[which] = self._spent(calls[which], times[which])
             found.append((spent[0], spent[1]))
         return found
+
+    @staticmethod
+    def _spent(call: Callable[[], object], times: int) -> float:
+        """Seconds of one call, in the mean of so many."""
+        begun = perf_counter()
+        for _ in range(times):
+            call()
+        return (perf_counter() - begun) / times
 
     def calls(self, phase: str) -> list[Callable[[], object]]:
         """What is timed: ours and theirs."""

@@ -39,6 +39,7 @@ from regardant.backbone.kit.stage import Block, drop_rates
 from regardant.backbone.kit.stem import patches as plain_patches
 from regardant.backbone.kit.tokens import TokenAttention
 from regardant.core.errors import require, unknown
+from regardant.core.few_queries import hear
 from regardant.core.grid_position import LearnedMap
 from regardant.core.record import Record
 
@@ -205,7 +206,7 @@ class Branch(nn.Module):
         size = tuple(-(-round(side * proportion) // self.patch) * self.patch for side in images.shape[2:])
         if size != tuple(images.shape[2:]):
             images = _resized(images, size)
-        x = images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        x = images.permute(0, 2, 3, 1)
         x = self.positions(self.stem(x))
         first = (self.class_token + self.class_position).expand(len(x), 1, -1)
         return torch.cat([first, x.flatten(1, 2)], dim=1), x.shape[1:3]
@@ -263,11 +264,8 @@ class Visit(nn.Module):
     ) -> Float[Tensor, "b 1 c"]:
         visitor = self.leave(visitor)
         seen = self.norm(torch.cat([visitor, patches], dim=1))
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, x in ((self.to_q, seen[:, :1]), (self.to_k, seen), (self.to_v, seen))
-        )
-        heard = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        q = self.to_q(seen[:, :1]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        heard = hear(q, seen, self.to_k, self.to_v)
         return self.come_back(visitor + self.drop_path(self.to_out(heard)))
 
 

@@ -35,7 +35,7 @@ from regardant.backbone.kit.stage import Block, drop_rates
 from regardant.backbone.kit.stem import patches
 from regardant.backbone.kit.tokens import DEIT, TokenAttention, TokenBackbone
 from regardant.core.errors import require
-from regardant.core.grid_attention import fits_cache, written_weights
+from regardant.core.grid_attention import better_written, written_weights
 from regardant.core.grid_position import LearnedMap
 from regardant.core.record import Record
 from regardant.core.token_choice import FUSED, at, attention_of_class, check_rate, fused, parted
@@ -55,7 +55,7 @@ class GuidingAttention(TokenAttention):
         self, x: Float[Tensor, "b n c"], *, record: Record, plainly: bool = False
     ) -> Float[Tensor, "b n c"]:
         q, k, v = self.project(x)
-        if not plainly and not fits_cache(q, k):
+        if not plainly and not better_written(q, k, v):
             record.handed[ATTENTION] = attention_of_class(q, k, scale=self.scale)
             return self.attend(q, k, v)
         scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
@@ -164,13 +164,13 @@ class EViT(TokenBackbone):
             if isinstance(part, Reorganization):
                 part.keep = rate
 
-    def tokens(self, images, *, record, plainly):
+    def tokens(self, images, *, record, plainly, class_only=False):
         height, width = (-(-side // self.strides[0]) for side in images.shape[2:])
         places = torch.arange(height * width, device=images.device)
         record.handed[PLACES] = places.expand(len(images), -1)
         if self.features_only:
             record.handed[WHOLE] = self.class_token.new_zeros(len(images), height * width, self.channels[0])
-        return super().tokens(images, record=record, plainly=plainly)
+        return super().tokens(images, record=record, plainly=plainly, class_only=class_only)
 
     def maps(self, images, *, record, plainly):
         x, size = self.tokens(images, record=record, plainly=plainly)

@@ -24,7 +24,6 @@ from typing import ClassVar, Literal, Self
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regardant.backbone.kit.backbone import Backbone
 from regardant.backbone.kit.convolution import BatchNorm, Convolution
@@ -37,6 +36,7 @@ from regardant.backbone.kit.stage import Block, Stage, drop_rates, make_layers
 from regardant.backbone.kit.stem import patches
 from regardant.backbone.kit.tokens import TokenBackbone
 from regardant.core.errors import require, unknown
+from regardant.core.few_queries import hear
 from regardant.core.grid_attention import WholeMapAttention
 from regardant.core.grid_position import LearnedMap
 from regardant.grid.spectformer import SpectralGate
@@ -245,8 +245,7 @@ class ClassAttentionHead(nn.Module):
         asking = tokens.mean(dim=1, keepdim=True)
         seen = self.attend_norm(torch.cat([asking, tokens], dim=1))
         q = self.to_q(seen[:, :1]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k, v = self.to_kv(seen).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        heard = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        heard = hear(q, seen, self.to_kv)
         asking = asking + self.to_out(heard)
         asking = asking + self.feed(self.feed_norm(asking))
         logits = self.classify(self.norm(asking[:, 0]))

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regardant.core.checks import check_heads
-from regardant.core.errors import require
 from regardant.core.grid_geometry import GridPattern
 from regardant.core.grid_groups import Groups, groups_of
 from regardant.core.grid_mixer import GridMixer
@@ -25,9 +24,10 @@ from regardant.core.supports import Supports
 
 CACHED = 2**21
 """So many logits still fit the cache that the cores of a CPU share."""
-WIDER, FEW = 4, 128
-"""So many times the memory of the queries may be taken for them, which grows as the map does; and up to so
-many keys the fused kernel is slower where nothing learns."""
+WIDER, FEW, MATRICES = 8, 200, 8
+"""Where something learns: so many times the memory of the queries may be taken for them, which grows as the
+map does. Where nothing does: up to so many keys the fused kernel is slower, if there are so many matrices for
+the cores to share."""
 
 
 def attend_groups(
@@ -43,7 +43,7 @@ def attend_groups(
     hidden = None
     if mask is not None:
         hidden = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -inf)[:, None]
-    if _better_written(q, k, v, changed=not (mask is None and added is None)):
+    if better_written(q, k, v, changed=not (mask is None and added is None)):
         return written_weights(q, k, hidden=hidden, added=added, scale=scale) @ v
     if hidden is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale)
@@ -57,20 +57,21 @@ def attend_groups(
     return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
-def fits_cache(q: Tensor, k: Tensor) -> bool:
+def _fits_cache(q: Tensor, k: Tensor) -> bool:
     """Whether all logits may be written out on a CPU before they leave its cache."""
     fits = q.shape[:3].numel() * k.shape[2] <= CACHED
     return fits and q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
 
 
-def _better_written(q: Tensor, k: Tensor, v: Tensor, *, changed: bool) -> bool:
+def better_written(q: Tensor, k: Tensor, v: Tensor, *, changed: bool = False) -> bool:
     """Whether writing the logits out beats the fused kernel on a CPU: of small groups, and where something
     changed them that must get its gradient."""
     learns = torch.is_grad_enabled() and any(each.requires_grad for each in (q, k, v))
     if learns and changed:
         return q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
     keys = k.shape[2]
-    return keys <= WIDER * q.shape[3] and (learns or keys <= FEW) and fits_cache(q, k)
+    better = keys <= WIDER * q.shape[3] if learns else keys <= FEW and q.shape[:2].numel() >= MATRICES
+    return better and _fits_cache(q, k)
 
 
 def written_weights(
@@ -79,7 +80,9 @@ def written_weights(
     scale: float,
 ) -> Float[Tensor, "bg h m n"]:  # fmt: skip
     """The softmax with its logits written out: what is added then gets its gradient for the least."""
-    logits = (q * scale) @ k.mT
+    groups = q.shape[:2]
+    q, k = q.flatten(0, 1), k.flatten(0, 1)  # before keys are turned, or they would be turned in memory
+    logits = torch.bmm(q * scale, k.mT).unflatten(0, groups)
     if added is not None:
         logits = logits.add_(added)
     if hidden is not None and len(hidden) == len(logits):
@@ -140,17 +143,16 @@ class GroupedAttention(GridMixer):
 
     def _parts(self, *size: int) -> list[tuple[GridPattern | None, GridPosition, slice]]:
         """Pattern, position and heads of each group of heads."""
-        patterns = self.patterns(*size)
+        patterns, places = self.patterns(*size), list(self.positions)
         count = len(patterns)
-        if count == 1 == len(self.positions):
-            return [(patterns[0], self.positions[0], slice(0, self.heads))]
-        require(self.heads % count == 0, f"heads is {self.heads}, but they look in {count} different ways")
-        require(
-            len(self.positions) in (1, count),
-            f"position holds {len(self.positions)}, but the heads look in {count} different ways",
-        )
+        if count == 1 == len(places):
+            return [(patterns[0], places[0], slice(0, self.heads))]
+        if self.heads % count:
+            raise ValueError(f"heads is {self.heads}, but they look in {count} different ways")
+        if len(places) not in (1, count):
+            raise ValueError(f"position holds {len(places)}, but the heads look in {count} different ways")
         each = self.heads // count
-        places = list(self.positions) * (count // len(self.positions))
+        places *= count // len(places)
         return [
             (pattern, place, slice(which * each, (which + 1) * each))
             for which, (pattern, place) in enumerate(zip(patterns, places))
@@ -197,11 +199,11 @@ class GroupedAttention(GridMixer):
 
     @staticmethod
     def _of_values(v: Tensor, groups: Groups, place: GridPosition) -> Float[Tensor, "bg n c"]:
-        require(
-            not any(groups.shift),
-            f"the windows are shifted by {groups.shift}, but a convolution of the values would look across "
-            "the border that a shift makes inside a window",
-        )
+        if any(groups.shift):
+            raise ValueError(
+                f"the windows are shifted by {groups.shift}, but a convolution of the values would look "
+                "across the border that a shift makes inside a window"
+            )
         values = v.transpose(1, 2).flatten(2)
         if groups.padded != groups.size:
             # What fills the map up is a projection of zeros, which a convolution must not take for values.

@@ -6,6 +6,7 @@ The members live in `regardant.core.grid_pattern`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import inf, prod
 from typing import Self
 
@@ -28,12 +29,10 @@ class GridPattern(Pattern):
         return 2
 
     def on(self, *size: int) -> Self:
-        require(
-            self.rank in (None, len(size)),
-            f"{type(self).__name__} lives on a grid of {self.rank} axes, but the size given is {size}",
-        )
-        require(min(size) >= 1, f"size is {size}, but a grid is at least 1 long along every axis")
-        return replace(self, size=tuple(size))
+        try:
+            return _bound(self, size)
+        except TypeError:  # lists for tuples can't be remembered
+            return _bound.__wrapped__(self, size)
 
     @property
     def bound(self) -> tuple[int, ...]:
@@ -82,6 +81,17 @@ class GridPattern(Pattern):
             for which, axis in enumerate(around)
         ]
         return self.flatten([axis.contiguous() for axis in torch.broadcast_tensors(*spread)]).flatten(1)
+
+
+@lru_cache(maxsize=1024)
+def _bound(pattern: GridPattern, size: tuple[int, ...]) -> GridPattern:
+    """Layers ask for the same ones at every pass."""
+    require(
+        pattern.rank in (None, len(size)),
+        f"{type(pattern).__name__} lives on a grid of {pattern.rank} axes, but the size given is {size}",
+    )
+    require(min(size) >= 1, f"size is {size}, but a grid is at least 1 long along every axis")
+    return replace(pattern, size=size)
 
 
 def per_axis(value: int | tuple[int, ...], rank: int, name: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ on the right, and `mask` says who may look at whom inside each group; where they
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 
 import torch
@@ -41,7 +41,7 @@ class Groups:
     strided: bool = False
     shift: tuple[int, int] = (0, 0)
 
-    @property
+    @cached_property
     def positions(self) -> int:
         """Positions of one group."""
         return prod(self.cell)
@@ -51,7 +51,7 @@ class Groups:
         """How far neighbours of a group stand apart on the map, along each axis."""
         return self.count if self.strided else (1, 1)
 
-    @property
+    @cached_property
     def padded(self) -> tuple[int, int]:
         return self.cell[0] * self.count[0], self.cell[1] * self.count[1]
 

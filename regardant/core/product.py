@@ -61,18 +61,25 @@ def projections(x: Float[Tensor, "*b n"], *layers: nn.Module) -> tuple[Float[Ten
     """What each of several layers makes of one input. While training, what they say of the input on the way
     back is summed in one place, product by product."""
     learns = torch.is_grad_enabled() and x.requires_grad
-    if not learns or any(not is_linear(layer) or listened_to(layer) for layer in layers):
+    if not learns or not replaceable(x, *layers):
         return tuple(layer(x) for layer in layers)
     parameters = [*(layer.weight for layer in layers), *(layer.bias for layer in layers)]
     return _Products.apply(x, *parameters) if _plain(x, *parameters) else tuple(layer(x) for layer in layers)
 
 
+def replaceable(x: Tensor, *layers: nn.Module) -> bool:
+    """Whether layers are products that nobody would miss, if what comes of them came about otherwise."""
+    return all(is_linear(layer) and not listened_to(layer) for layer in layers) and not watched(x.device.type)
+
+
 def listened_to(part: nn.Module) -> bool:
     """Whether a hook hears or changes what a part takes or gives: then it is to be called as it is."""
-    return any(map(len, EVERYWHERE)) or any(
-        each._forward_hooks or each._forward_pre_hooks or each._backward_hooks or each._backward_pre_hooks
-        for each in part.modules()
-    )
+    return any(map(len, EVERYWHERE)) or _has_hooks(part)
+
+
+def _has_hooks(part: nn.Module) -> bool:
+    own = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+    return bool(own) or any(child is not None and _has_hooks(child) for child in part._modules.values())
 
 
 def is_linear(layer: nn.Module) -> bool:
@@ -88,14 +95,20 @@ def _goes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 def _plain(*parts: Tensor | None) -> bool:
     """Whether these are float32 of torch's own kind, with nobody who wants to see each operation."""
     device = parts[0].device
-    return all(
-        type(part) in PLAIN and part.dtype == torch.float32 and part.device == device
-        for part in parts
-        if part is not None
-    ) and not (
+    for part in parts:
+        if part is None:
+            continue
+        if type(part) not in PLAIN or part.dtype != torch.float32 or part.device != device:
+            return False
+    return not watched(device.type)
+
+
+def watched(device_type: str) -> bool:
+    """Whether somebody wants to see each operation, or changes what it does: then the common ones are due."""
+    return bool(
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
-        or under_autocast(device.type)
+        or under_autocast(device_type)
         or forward_ad._current_level >= 0
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()

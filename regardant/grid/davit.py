@@ -10,6 +10,12 @@ so that a pair's score sums over the whole map, and cost is linear in N. The log
 
 The released code names the roles otherwise: softmax((K_g C_g^-½)ᵀ V_g) is applied to Q_g. That is the same
 layer with its three projections relabelled, as loading released weights does.
+
+With many more positions than channels neither queries, keys nor values are made: with G = Xᵀ X
+
+    Q_gᵀ K_g = W_q G W_kᵀ,      y W_oᵀ = X (Σ_g W_o A_g W_v)ᵀ
+
+so that 2 N C² multiply-adds and some C³ do the work of 4 N C² and more. (Biases: X with a column of ones.)
 """
 
 from __future__ import annotations
@@ -23,10 +29,12 @@ from torch.nn import functional as F
 
 from regardant.core.errors import require, unknown
 from regardant.core.grid_mixer import GridMixer
-from regardant.core.product import Linear
+from regardant.core.product import Linear, replaceable
 from regardant.core.supports import Supports
 
 SCALES = ("dim", "tokens")
+MORE = 2
+"""So many times more positions than channels are many."""
 
 
 class ChannelGroupAttention(GridMixer):
@@ -55,8 +63,26 @@ class ChannelGroupAttention(GridMixer):
 
     def forward(self, x, *, record=None):
         self.check_map(x, self.to_qkv.weight)
+        exact = x.dtype in (torch.float32, torch.float64)  # in half precision G would be rounded
+        many = x.shape[1] * x.shape[2] >= MORE * self.dim
+        if many and exact and replaceable(x, self.to_qkv, self.to_out):
+            return self._by_sums(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
         heard = channel_attention(*self._project(x), scale=self._scale(x))
         return self.to_out(heard.transpose(1, 2).flatten(2)).unflatten(1, x.shape[1:3])
+
+    def _by_sums(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        weight, gram = self.to_qkv.weight, x.mT @ x
+        if self.to_qkv.bias is not None:
+            sums = x.sum(dim=1)
+            last = torch.cat([sums, sums.new_full((len(x), 1), x.shape[1])], dim=1)
+            gram = torch.cat([torch.cat([gram, sums[:, None]], dim=1), last[:, :, None]], dim=2)
+            weight = torch.cat([weight, self.to_qkv.bias[:, None]], dim=1)
+        asks, keys, values = weight.unflatten(0, (3, self.heads, -1))
+        about = (gram @ keys.flatten(0, 1).mT).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        weights = (asks @ about * self._scale(x[:, None])).softmax(dim=-1)
+        whole = self.to_out.weight @ (weights @ values).flatten(1, 2)
+        whole, beside = whole.split([self.dim, whole.shape[2] - self.dim], dim=2)
+        return torch.baddbmm(self.to_out.bias + beside.sum(dim=2)[:, None], x, whole.mT)
 
     def reference(self, x):
         self.check_map(x, self.to_qkv.weight)

@@ -33,8 +33,9 @@ def test_a_round_times_both_and_who_goes_first_alternates():
     def told(name):
         return lambda x: called.append(name) or x
 
-    rounds = Contest(told("ours"), told("theirs"), (torch.ones(1, 2),)).rounds("forward", seconds=0, least=4)
-    assert called[2:] == ["ours", "theirs", "theirs", "ours"] * 2
+    contest = Contest(told("ours"), told("theirs"), (torch.ones(1, 2),))
+    rounds = contest.rounds("forward", seconds=0, least=4, turn=0)
+    assert called[4:] == ["ours", "theirs", "theirs", "ours"] * 2
     assert len(rounds) == 4
     assert min(min(each) for each in rounds) > 0
 

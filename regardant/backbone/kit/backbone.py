@@ -70,7 +70,7 @@ class Backbone(NamedNetwork):
         self, images: Float[Tensor, "b k h w"], *, record: Record, plainly: bool
     ) -> Iterator[Float[Tensor, "b i j c"]]:
         """The map of each stage, channels last."""
-        x = images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        x = images.permute(0, 2, 3, 1)
         x = call(self.stem, x, record=record, plainly=plainly)
         for stage in self.stages:
             x = call(stage, x, record=record, plainly=plainly)

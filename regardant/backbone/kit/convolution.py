@@ -3,6 +3,8 @@
 A map [b, h, w, c] is what PyTorch calls `channels_last` once its axes are named in the other order, so
 nothing is copied. What has a stride gives ⌈side / stride⌉ positions at any size: what lacks at the bottom
 and on the right is zeros.
+
+What is a product is run as one: patches that do not overlap, and what looks at single positions.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ from torch.nn import functional as F
 from regardant.backbone.kit.field import Field
 from regardant.core.errors import require
 from regardant.core.grid_position import on_channels_first
-from regardant.core.product import is_linear, linear, listened_to
+from regardant.core.product import DEEP, is_linear, linear, listened_to
+
+COLOURS, SIDE = 16, 8
+"""With so many channels a row of a patch is long enough to be moved at once, whatever its side; with fewer,
+a patch of so many positions a side is."""
 
 
 class Convolution(nn.Conv2d):
@@ -48,17 +54,48 @@ class Convolution(nn.Conv2d):
     def convolve(self, x: Float[Tensor, "b h w c"], weight: Tensor, bias: Tensor | None) -> Tensor:
         """What this layer would do with other parameters."""
         (above, below), (left, right) = self.margins(x.shape[1]), self.margins(x.shape[2])
-        x = x.permute(0, 3, 1, 2)
+        if any((above, below, left, right)) or self.kernel_size != self.stride or self.groups != 1:
+            rows = None
+        else:
+            rows = self._in_rows(x, weight)
+        if rows is not None:
+            return linear(*rows, bias)
+        groups, each = self.groups, self.out_channels // self.groups
+        if 1 < groups == self.in_channels and each > 1 and x.device.type == "cpu":
+            # oneDNN is fast where each channel gives one, and several times slower where it gives more.
+            x, groups = x[..., None].expand(*x.shape, each).flatten(3), self.out_channels
+        x = x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         even = above == left
         if not (even and below <= above and right <= left):
             x, above, left = F.pad(x, (left, right, above, below)), 0, 0
-        return F.conv2d(x, weight, bias, self.stride, (above, left), 1, self.groups).permute(0, 2, 3, 1)
+        return F.conv2d(x, weight, bias, self.stride, (above, left), 1, groups).permute(0, 2, 3, 1)
+
+    def _in_rows(self, x: Float[Tensor, "b h w c"], weight: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What each position sees side by side, and the weights in that order, where kernels do not overlap
+        and the product of the two is less work than a convolution."""
+        side, channels = self.kernel_size, x.shape[3]
+        if side == (1, 1):
+            return (x, weight.flatten(1)) if channels >= DEEP else None
+        if channels >= COLOURS:
+            return _patches(x, *side), weight.permute(0, 2, 3, 1).flatten(1)
+        if side[1] >= SIDE:  # as images come, channels first, so that their rows are not taken apart
+            return _patches(x, *side, channels_first=True), weight.flatten(1)
+        return None
 
     def field(self, height: int, width: int) -> Field:
         return Field.window(
             (height, width), self.kernel_size[0], self.stride[0],
             (self.margins(height)[0], self.margins(width)[0]),
         )  # fmt: skip
+
+
+def _patches(
+    x: Float[Tensor, "b h w c"], height: int, width: int, *, channels_first: bool = False
+) -> Float[Tensor, "b i j p"]:
+    """Patches that do not overlap, each in a row."""
+    squares = x.unflatten(2, (-1, width)).unflatten(1, (-1, height))
+    order = (0, 1, 3, 5, 2, 4) if channels_first else (0, 1, 3, 2, 4, 5)
+    return squares.permute(order).flatten(3)
 
 
 class DepthwiseConvolution(Convolution):

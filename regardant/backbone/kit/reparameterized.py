@@ -46,11 +46,12 @@ class ParallelConvolutions(nn.Module):
             )
             for kernel in kernels
         )
+        self._widest = kernels.index(max(kernels))
         self.identity = BatchNorm(after) if identity else None
 
     @property
     def widest(self) -> Convolution:
-        return max((branch[0] for branch in self.branches), key=lambda each: each.kernel_size[0])
+        return self.branches[self._widest][0]
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j d"]:
         if not (self.training or listened_to(self)):

@@ -86,7 +86,13 @@ class Residual(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, *, record: Record | None = None, plainly: bool = False) -> Tensor:
-        heard = call(self.branch, self.norm(x), record=record, plainly=plainly)
+        return self._join(x, call(self.branch, self.norm(x), record=record, plainly=plainly))
+
+    def first(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b 1 c"]:
+        """What `forward` makes of the first token, by a branch that can say it of that one alone."""
+        return self._join(x[:, :1], self.branch.first(self.norm(x)))
+
+    def _join(self, x: Tensor, heard: Tensor) -> Tensor:
         heard = heard if self.scale is None else heard * self.scale
         return self.shortcut(x) + self.drop_path(heard)
 

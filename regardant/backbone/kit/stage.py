@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from regardant.backbone.kit.field import Field, in_turn
 from regardant.backbone.kit.residual import InTurn, Residual, call
 from regardant.core.errors import require, unknown
+from regardant.core.product import listened_to, watched
 from regardant.core.record import Record
 
 Norm = Callable[[int], nn.Module]
@@ -46,6 +48,21 @@ class Block(nn.Module):
             if not isinstance(part, nn.Identity):
                 x = call(part, x, record=record, plainly=plainly)
         return x
+
+    def first(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b 1 c"]:
+        """What `forward` makes of the first token, where nobody asks for the others: of those, what their
+        keys and values are made of is all that is computed."""
+        return self.feed(self.mix.first(x))
+
+    def knows_first(self, x: Float[Tensor, "b n c"]) -> bool:
+        """Whether `first` can say it, with nobody there who would miss the rest."""
+        return (
+            type(self) is Block
+            and all(isinstance(part, nn.Identity) for part in (self.before, self.between))
+            and type(self.mix) is Residual
+            and hasattr(self.mix.branch, "first")
+            and not (listened_to(self) or watched(x.device.type))
+        )
 
     def field(self, height: int, width: int) -> Field:
         return in_turn(self.parts, height, width)

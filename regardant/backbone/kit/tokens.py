@@ -8,12 +8,15 @@ from math import isqrt
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regardant.backbone.kit.backbone import Backbone
 from regardant.backbone.kit.field import Field, field_of, in_turn
 from regardant.backbone.kit.official import Rule
 from regardant.backbone.kit.residual import call
+from regardant.backbone.kit.stage import Block
 from regardant.core.checks import check_heads
+from regardant.core.few_queries import hear_unmade
 from regardant.core.grid_attention import attend_groups
 from regardant.core.product import Linear
 from regardant.core.record import Record
@@ -62,6 +65,13 @@ class TokenAttention(nn.Module):
     def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
         return self.attend(*self.project(x))
 
+    def first(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b 1 c"]:
+        """What the first token hears."""
+        asking, keys, values = self.to_qkv.weight.chunk(3)
+        bias, _, beside = (None,) * 3 if self.to_qkv.bias is None else self.to_qkv.bias.chunk(3)
+        q = F.linear(x[:, :1], asking, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return self.to_out(hear_unmade(q, x, keys, values, beside, scale=self.scale))
+
     def reference(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
         q, k, v = self.project(x)
         scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
@@ -89,16 +99,21 @@ class TokenBackbone(Backbone):
         self.norm: nn.Module = nn.Identity()
 
     def tokens(
-        self, images: Float[Tensor, "b k h w"], *, record: Record, plainly: bool
+        self, images: Float[Tensor, "b k h w"], *, record: Record, plainly: bool, class_only: bool = False
     ) -> tuple[Float[Tensor, "b *n c"], tuple[int, int]]:
-        """What the last layer gives, normed, and the size of the map of patches."""
-        x = images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        """What the last layer gives, normed, and the size of the map of patches. With `class_only` the last
+        layer may leave out all tokens but that of the class, which comes first."""
+        x = images.permute(0, 2, 3, 1)
         x = self.positions(call(self.stem, x, record=record, plainly=plainly))
         size = x.shape[1:3]
         for index, layer in enumerate(self.layers):
             if index == self.class_at:
                 x = torch.cat([self.class_token.expand(len(x), 1, -1), x.flatten(1, 2)], dim=1)
-            x = call(layer, x, record=record, plainly=plainly)
+            last = class_only and index == len(self.layers) - 1
+            if last and not plainly and isinstance(layer, Block) and layer.knows_first(x):
+                x = layer.first(x)
+            else:
+                x = call(layer, x, record=record, plainly=plainly)
         return self.norm(x), size
 
     def maps(self, images, *, record, plainly) -> Iterator[Tensor]:
@@ -109,7 +124,7 @@ class TokenBackbone(Backbone):
         if self.features_only or self.class_at is None:
             return super()._run(images, record, plainly=plainly)
         self.check_images(images)
-        x, _ = self.tokens(images, record=record, plainly=plainly)
+        x, _ = self.tokens(images, record=record, plainly=plainly, class_only=True)
         return call(self.head, x[:, 0], record=record, plainly=plainly)
 
     def fields(self, height, width):
