@@ -16,7 +16,6 @@ The gates belong to maps of a size (`image` is that of the images), and are inte
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import ClassVar, Literal, Self
@@ -30,7 +29,7 @@ from regardant.backbone.kit.convolution import BatchNorm, Convolution
 from regardant.backbone.kit.feed_forward import DepthwiseFeedForward, FeedForward
 from regardant.backbone.kit.head import PooledHead
 from regardant.backbone.kit.initial import truncated_normal
-from regardant.backbone.kit.official import Rule
+from regardant.backbone.kit.official import Rule, joined
 from regardant.backbone.kit.residual import InTurn, Residual
 from regardant.backbone.kit.stage import Block, Stage, drop_rates, make_layers
 from regardant.backbone.kit.stem import patches
@@ -216,13 +215,7 @@ class HierarchicalSpectFormer(Backbone):
 
     def load_official(self, state: Mapping[str, Tensor]) -> Self:
         """Released attention layers of the stages have their queries apart from keys and values."""
-        merged = dict(state)
-        for name in state:
-            if found := re.fullmatch(r"(block.*\.attn\.)q\.(\w+)", name):
-                keys = [f"{found[1]}{part}.{found[2]}" for part in ("q", "kv")]
-                if keys[1] in merged:
-                    merged[f"{found[1]}qkv.{found[2]}"] = torch.cat([merged.pop(key) for key in keys])
-        return super().load_official(merged)
+        return super().load_official(joined(state, r"^block.*\.attn\.", parts=("q", "kv"), whole="qkv"))
 
 
 class ClassAttentionHead(nn.Module):

@@ -24,10 +24,11 @@ from regardant.core.supports import Supports
 
 CACHED = 2**21
 """So many logits still fit the cache that the cores of a CPU share."""
-WIDER, FEW, MATRICES = 8, 200, 8
-"""Where something learns: so many times the memory of the queries may be taken for them, which grows as the
-map does. Where nothing does: up to so many keys the fused kernel is slower, if there are so many matrices for
-the cores to share."""
+WIDER = 7
+"""So many times the memory of the queries may be taken for them, which grows as the map does."""
+FEW, MATRICES = 200, 8
+"""Where nothing learns the fused kernel is slower up to so many keys, if there are so many matrices for the
+cores to share."""
 
 
 def attend_groups(
@@ -70,8 +71,8 @@ def better_written(q: Tensor, k: Tensor, v: Tensor, *, changed: bool = False) ->
     if learns and changed:
         return q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
     keys = k.shape[2]
-    better = keys <= WIDER * q.shape[3] if learns else keys <= FEW and q.shape[:2].numel() >= MATRICES
-    return better and _fits_cache(q, k)
+    better = learns or (keys <= FEW and q.shape[:2].numel() >= MATRICES)
+    return better and keys <= WIDER * q.shape[3] and _fits_cache(q, k)
 
 
 def written_weights(

@@ -126,10 +126,8 @@ def attend(
     check_attention(q, k, v)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     looks_back = type(pattern) is Causal and isinstance(bias, RelativeLogits) and bias.serves(q, k)
-    if looks_back and normaliser is plan is None and not offset:
-        if bias.asked is q and bias.scale == scale:
-            return relative_causal(q, None, k, v, bias.table, scale=scale)
-        return relative_causal(q * scale, bias.q, k, v, bias.table)
+    if looks_back and bias.scale == scale and normaliser is plan is None and not offset:
+        return relative_causal(q, None if bias.asked is q else bias.asked, k, v, bias.table, scale=scale)
     sees = _visibility(pattern, bias, q.shape[0], q.shape[1], q.shape[2], k.shape[2], offset)
     if plan is None:
         sees = without_idle_windows(sees)

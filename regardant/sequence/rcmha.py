@@ -49,7 +49,7 @@ class DistanceRule(SoftmaxRule):
     def added(self, q, *, scale, offset=0):
         q = q + (self.to_distance - self.to_content)[:, None]
         scale = q.shape[-1] ** -0.5 if scale is None else scale
-        return RelativeLogits(q * scale, self.table, origin=self.farthest, offset=offset)
+        return RelativeLogits(q, self.table, origin=self.farthest, offset=offset, scale=scale)
 
     def forward(self, q, k, v, *, pattern=None, scale=None):
         return super().forward(q + self.to_content[:, None], k, v, pattern=pattern, scale=scale)

@@ -31,6 +31,35 @@ def test_pitfall_groups_come_back_in_their_place():
         assert torch.allclose(y.flatten(1, 2)[..., 2 * group : 2 * group + 2], wanted, atol=1e-12)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("scale", ["dim", "tokens"])
+def test_many_positions_need_neither_queries_keys_nor_values(bias, scale):
+    torch.manual_seed(0)
+    layer = ChannelGroupAttention(6, 3, scale=scale, bias=bias).double()
+    asked = []
+    x = torch.randn(2, 4, 3, 6, dtype=torch.float64, requires_grad=True)
+    leaves, found = [x, *layer.parameters()], []
+    for _ in range(2):
+        y = layer(x)
+        assert torch.allclose(y, layer.reference(x), atol=1e-12)
+        found.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+        layer.to_qkv.register_forward_hook(lambda *_: asked.append(1))  # and now they are made
+    assert asked == [1, 1]  # by the second pass and its reference
+    for short, long in zip(*found):
+        assert torch.allclose(short, long, atol=1e-11)
+
+
+def test_pitfall_in_half_precision_no_sum_over_the_map_is_rounded():
+    """Channels far from zero make sums over the map that bfloat16 has no digits for."""
+    torch.manual_seed(0)
+    layer = ChannelGroupAttention(16, 2, scale="tokens").bfloat16()
+    x = (torch.randn(1, 32, 32, 16) + 16 * torch.randn(16)).bfloat16()
+    found, rounded = layer(x), layer._by_sums(x.flatten(1, 2)).view_as(x)
+    wanted = layer.double()(x.double())
+    far = [((each - wanted).abs().max() / wanted.abs().max()).item() for each in (found, rounded)]
+    assert far[0] < 0.02 < 0.1 < far[1]
+
+
 def test_pitfall_channels_know_no_places():
     layer = ChannelGroupAttention(8, 2).double()
     x = torch.randn(1, 3, 4, 8, dtype=torch.float64)

@@ -53,6 +53,40 @@ def test_a_strided_convolution_rounds_up_and_is_torchs_where_the_size_fits(kerne
         assert torch.allclose(y.permute(0, 3, 1, 2), wanted[:, :, : y.shape[1], : y.shape[2]], atol=1e-12)
 
 
+PRODUCTS = {
+    "patches of images": (3, 6, 8, 1),
+    "patches of features": (16, 5, 2, 1),
+    "single positions": (256, 4, 1, 1),
+    "two for each channel": (4, 8, 3, 4),
+}
+
+
+@pytest.mark.parametrize("case", PRODUCTS)
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_what_runs_as_a_product_is_the_convolution(case, channels_first):
+    before, after, kernel, groups = PRODUCTS[case]
+    torch.manual_seed(0)
+    stride, padding = (2, 1) if groups > 1 else (kernel, 0)
+    layer = Convolution(before, after, kernel, stride=stride, padding=padding, groups=groups).double()
+    maps = torch.randn(2, before, 16, 24, dtype=torch.float64, requires_grad=True)
+    x = maps.permute(0, 2, 3, 1)
+    if not channels_first:
+        x = x.contiguous()
+    wanted = F.conv2d(maps, layer.weight, layer.bias, stride, padding, groups=groups).permute(0, 2, 3, 1)
+    found = layer(x)
+    assert torch.allclose(found, wanted, atol=1e-12)
+    leaves, grad = [maps, layer.weight, layer.bias], torch.randn_like(wanted)
+    for ours, theirs in zip(*(torch.autograd.grad(out, leaves, grad) for out in (found, wanted))):
+        assert torch.allclose(ours, theirs, atol=1e-11)
+
+
+def test_patches_that_do_not_fill_the_map_are_filled_up():
+    layer = Convolution(16, 3, 2, stride=2, padding=0).double()
+    maps = torch.randn(1, 16, 5, 7, dtype=torch.float64)
+    wanted = F.conv2d(F.pad(maps, (0, 1, 0, 1)), layer.weight, layer.bias, 2).permute(0, 2, 3, 1)
+    assert torch.allclose(layer(maps.permute(0, 2, 3, 1)), wanted, atol=1e-12)
+
+
 def test_same_padding_is_centred_and_heavier_behind():
     layer = Convolution(1, 1, 3, stride=2, padding="same", bias=False)
     nn.init.ones_(layer.weight)
@@ -292,3 +326,49 @@ def test_backbones_of_tokens_keep_the_contract():
 
     report = check(SmallTokens, examples=6)
     assert report.passed, str(report)
+
+
+@pytest.fixture
+def classifier():
+    """Layers of tokens, of which the head reads one."""
+    torch.manual_seed(0)
+
+    class Small(TokenBackbone):
+        def __init__(self):
+            super().__init__(dim=8, patch=4, classes=3, features_only=False, image_channels=3)
+            self.stem = patches(3, 8, size=4, norm=None)
+            self.layers = InTurn(
+                *(Block(8, TokenAttention(8, 2), FeedForward(8, 16), scale=0.5, drop_path=0.3)
+                  for _ in range(2))
+            )  # fmt: skip
+            self.norm = nn.LayerNorm(8)
+            self.head = nn.Linear(8, 3)
+
+    return Small().double()
+
+
+def test_the_last_layer_computes_the_class_token_only(classifier):
+    """The same logits and gradients as with all tokens, which somebody who listens gets to see."""
+    images = torch.randn(2, 3, 16, 12, dtype=torch.float64)
+    found, widths = [], []
+    for listening in (False, True):
+        if listening:
+            last = classifier.layers[-1].feed
+            last.register_forward_hook(lambda _, given, out: widths.append(given[0].shape[1]))
+        torch.manual_seed(1)  # of the paths that are dropped
+        logits = classifier(images)
+        found.append([logits, *torch.autograd.grad(logits.square().sum(), list(classifier.parameters()))])
+    assert widths == [1 + 4 * 3]
+    for alone, among in zip(*found):
+        assert torch.allclose(alone, among, atol=1e-12)
+    assert torch.allclose(classifier.eval()(images), classifier.reference(images), atol=1e-12)
+
+
+def test_only_a_plain_last_block_is_left_out(classifier):
+    x = torch.randn(1, 5, 8, dtype=torch.float64)
+    block = classifier.layers[-1]
+    assert block.knows_first(x)
+    block.between = nn.LayerNorm(8).double()
+    assert not block.knows_first(x)
+    other = Block(8, nn.Linear(8, 8), None)
+    assert not other.knows_first(x)

@@ -1,4 +1,5 @@
 import sys
+from time import sleep
 from types import ModuleType
 
 import pytest
@@ -38,6 +39,19 @@ def test_a_round_times_both_and_who_goes_first_alternates():
     assert called[4:] == ["ours", "theirs", "theirs", "ours"] * 2
     assert len(rounds) == 4
     assert min(min(each) for each in rounds) > 0
+
+
+def test_a_turn_of_short_calls_holds_many_and_counts_one():
+    called = []
+
+    def nap(name, seconds):
+        return lambda x: sleep(seconds) or called.append(name) or x
+
+    contest = Contest(nap("ours", 0.03), nap("theirs", 0.001), (torch.ones(1, 2),))
+    rounds = contest.rounds("forward", seconds=0, least=3, turn=0.02)
+    assert called.count("ours") == 2 + 3
+    assert called.count("theirs") > 2 + 3 * 2
+    assert all(ours >= 0.03 and 0.001 <= theirs < 0.02 for ours, theirs in rounds)
 
 
 def test_the_table_has_medians_and_tells_where_we_are_behind(tmp_path):

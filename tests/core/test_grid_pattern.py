@@ -189,6 +189,11 @@ def test_positions_are_row_major():
     assert pattern.flatten(outside).tolist() == [-1, -1, -1]
 
 
+def test_binding_remembers_and_takes_lists_all_the_same():
+    assert Window2d(window=(2, 3)).on(4, 6) is Window2d(window=(2, 3)).on(4, 6)
+    assert Window2d(window=[2, 3]).on(4, 6).reaches() == Window2d(window=(2, 3)).on(4, 6).reaches()
+
+
 def test_binding_goes_through_compositions():
     pattern = PerHead([Axial(0), Axial(1) & ~Circle(1)]).on(3, 4)
     mask = pattern.dense(12, heads=2)

@@ -66,7 +66,7 @@ def test_every_plan_adds_it(pattern, gradients):
         each.requires_grad_(gradients)
 
     def run(attend, q):
-        return attend(q, k, v, pattern, scale=0.5, bias=RelativeLogits(q * 0.5, table, origin=13))
+        return attend(q, k, v, pattern, scale=0.5, bias=RelativeLogits(q, table, origin=13, scale=0.5))
 
     def plain(q, k, v, pattern, *, scale, bias):
         at = torch.arange(n)
