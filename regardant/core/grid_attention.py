@@ -81,9 +81,9 @@ def written_weights(
     scale: float,
 ) -> Float[Tensor, "bg h m n"]:  # fmt: skip
     """The softmax with its logits written out: what is added then gets its gradient for the least."""
-    groups = q.shape[:2]
-    q, k = q.flatten(0, 1), k.flatten(0, 1)  # before keys are turned, or they would be turned in memory
-    logits = torch.bmm(q * scale, k.mT).unflatten(0, groups)
+    if 1 not in q.shape[:2]:  # or the product would copy them, and turn the keys in memory
+        q, k = q.contiguous(), k.contiguous()
+    logits = (q * scale) @ k.mT
     if added is not None:
         logits = logits.add_(added)
     if hidden is not None and len(hidden) == len(logits):

@@ -15,7 +15,7 @@ from bench.vision_match import Match, tokens
 
 
 def row(ratio, *, match="a / b", phase="forward", quiet=1.0, shape="1 × 3", **more):
-    seconds = {"ours": 0.01, "theirs": 0.01 * ratio, "least": ratio, "most": ratio, "rounds": 3}
+    seconds = {"ours": 0.01, "theirs": 0.01 * ratio, "least": ratio, "most": ratio, "rounds": 6, "won": 6}
     seconds["products"] = 0.5
     return {
         "match": match,
@@ -57,14 +57,19 @@ def test_a_turn_of_short_calls_holds_many_and_counts_one():
 def test_the_table_has_medians_and_tells_where_we_are_behind(tmp_path):
     results = Results("vision", folder=tmp_path)
     results.put("one", row(1.5, difference=2e-6))
-    results.put("two", row(0.9, phase="backward"))
+    results.put("two", row(0.9, phase="backward", won=0))
     results.put("three", row(1.1, shape="4 × 3"))
+    results.put("five", row(0.99, shape="4 × 3", phase="backward", won=1))
     results.put("four", row(0.2, shape="8 × 3", quiet=0.5))
     told = vision.table(results)
     assert "| a / b | 1 × 3 | 10.0 | 1.50 | 2.00 | 10.0 | 0.90 | 2.00 | 2e-06 |" in told
     assert "| a / b | 8 × 3 | 10.0 | ~ 0.20 | 2.00 |  |  |  |  |" in told
     assert "- whole networks, forward: 1.30 (target 1.3; 2 rows)\n" in told
-    assert told.endswith("Behind:\n- a / b, backward of 1 × 3: 0.90\n")
+    assert told.endswith(
+        "Behind:\n- a / b, backward of 1 × 3: 0.900, 0 of 6 rounds won\n\n"
+        "Below 1, but no more often than chance may say:\n"
+        "- a / b, backward of 4 × 3: 0.990, 1 of 6 rounds won\n"
+    )
 
 
 def test_whole_networks_and_layers_have_tables_and_medians_of_their_own(tmp_path):
@@ -85,7 +90,7 @@ def test_whole_networks_and_layers_have_tables_and_medians_of_their_own(tmp_path
         "- layers by themselves, forward and backward: 3.00 (target 1.3; 1 row)\n"
         "- all, forward: 1.30 (target 1.3; 4 rows)\n"
         "- all, forward and backward: 3.00 (target 1.3; 1 row)\n"
-        "\nBehind: nowhere.\n"
+        "\nBehind: nowhere.\n\nBelow 1, but no more often than chance may say: nowhere.\n"
     )
 
 
