@@ -54,10 +54,8 @@ class Convolution(nn.Conv2d):
     def convolve(self, x: Float[Tensor, "b h w c"], weight: Tensor, bias: Tensor | None) -> Tensor:
         """What this layer would do with other parameters."""
         (above, below), (left, right) = self.margins(x.shape[1]), self.margins(x.shape[2])
-        if any((above, below, left, right)) or self.kernel_size != self.stride or self.groups != 1:
-            rows = None
-        else:
-            rows = self._in_rows(x, weight)
+        apart = self.kernel_size == self.stride and not any((above, below, left, right))
+        rows = self._in_rows(x, weight) if apart and self.groups == 1 else None
         if rows is not None:
             return linear(*rows, bias)
         groups, each = self.groups, self.out_channels // self.groups

@@ -67,10 +67,10 @@ class TokenAttention(nn.Module):
 
     def first(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b 1 c"]:
         """What the first token hears."""
-        asking, keys, values = self.to_qkv.weight.chunk(3)
-        bias, _, beside = (None,) * 3 if self.to_qkv.bias is None else self.to_qkv.bias.chunk(3)
-        q = F.linear(x[:, :1], asking, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return self.to_out(hear_unmade(q, x, keys, values, beside, scale=self.scale))
+        biases = (None,) * 3 if self.to_qkv.bias is None else self.to_qkv.bias.chunk(3)
+        asking, keys, values = zip(self.to_qkv.weight.chunk(3), biases)
+        q = F.linear(x[:, :1], *asking).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return self.to_out(hear_unmade(q, x, keys, values, scale=self.scale))
 
     def reference(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
         q, k, v = self.project(x)
