@@ -7,8 +7,10 @@ of a query head before the output projection, at every token, and the model froz
     tune     A is thrown away; z ← z + v at the `heads` best, v drawn anew;  loss (+ λ Σ |v|₁)
 
 What comes out is an edit, `HeadAffine(offsets=…)`, that folds into the output projections' biases: the tuned
-model costs what the model costs. σ = 1e-3 is the standard deviation. What differs from the official code: one
-optimiser (AdamW without decay of these vectors) with a warm-up and a cosine where theirs falls linearly.
+model costs what the model costs. σ = 1e-3 is the standard deviation. What differs from the official code:
+AdamW without decay of these vectors has β = (0.9, 0.95) for theirs of (0.9, 0.999), a warm-up and a cosine
+where theirs falls linearly; batches are drawn with replacement; and DPO's reference is the model without any
+vector, where theirs has those first drawn.
 """
 
 from __future__ import annotations
