@@ -26,7 +26,6 @@ from torch.nn import functional as F
 from regardant.core.errors import require
 from regardant.core.grid_geometry import per_axis
 from regardant.core.grid_mixer import GridMixer
-from regardant.core.product import watched
 from regardant.core.supports import Supports
 
 
@@ -60,9 +59,7 @@ class SpectralGate(GridMixer):
         self.check_map(x, self.weight)
         size = x.shape[1:3]
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        heard, weight = torch.fft.rfft2(exact, dim=(1, 2), norm="ortho"), self.filter(*size)
-        alone = not (torch.is_grad_enabled() or watched(x.device.type))
-        heard = heard.mul_(weight) if alone else heard * weight
+        heard = torch.fft.rfft2(exact, dim=(1, 2), norm="ortho") * self.filter(*size)
         return torch.fft.irfft2(heard, s=size, dim=(1, 2), norm="ortho").to(x.dtype)
 
     def reference(self, x):
