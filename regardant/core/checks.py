@@ -28,7 +28,10 @@ def computes_in(device_type: str, dtype: torch.dtype) -> bool:
 
 def under_autocast(device_type: str) -> bool:
     """Whether types are autocast's business here, and not the caller's."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return _has_autocast(device_type) and torch.is_autocast_enabled(device_type)
+
+
+_has_autocast = cache(torch.amp.is_autocast_available)
 
 
 def check_input(name: str, x: Tensor, axes: str, width: int, weight: Tensor) -> None:

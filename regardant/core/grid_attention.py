@@ -177,7 +177,8 @@ class GroupedAttention(GridMixer):
             ((pattern, place, _),) = parts
             groups = groups_of(pattern, size)
             # Cut before the projection: a third of what would be moved after it.
-            each = self.to_qkv(groups.cut(x)).unflatten(-1, (3, self.heads, -1))
+            cut = groups.cut(x)
+            each = self.to_qkv(cut).view(*cut.shape[:2], 3, self.heads, self.head_dim)
             return groups.join(self.to_out(self._inside(each, groups, place)))
         each = self.to_qkv(x).unflatten(-1, (3, self.heads, -1))
         outs = []

@@ -74,7 +74,7 @@ class Groups:
 
     def join(self, parts: Float[Tensor, "b*g n c"]) -> Float[Tensor, "b h w c"]:
         if self.cell == self.size:
-            return parts.unflatten(1, self.size)
+            return parts.reshape(len(parts), *self.size, parts.shape[-1])
         x = parts.reshape(-1, *self.count, *self.cell, parts.shape[-1])
         order = (0, 3, 1, 4, 2, 5) if self.strided else (0, 1, 3, 2, 4, 5)
         x = x.permute(order).reshape(len(x), *self.padded, parts.shape[-1])
