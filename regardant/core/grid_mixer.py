@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import prod
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -14,6 +14,12 @@ from regardant.core.record import Record
 from regardant.core.supports import Supports
 
 AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
+
+
+@cache
+def _axes_of_maps(rank: int) -> str:
+    axes = AXES.get(rank) or ", ".join(f"axis {axis}" for axis in range(rank))
+    return f"batch, {axes}, channels"
 
 
 class GridMixer(nn.Module):
@@ -44,11 +50,7 @@ class GridMixer(nn.Module):
 
     def check_map(self, x: Tensor, weight: Tensor) -> None:
         """Rank, width and type of a map, held against the first weight that will meet it."""
-        fits = x.ndim == self.rank + 2 and x.shape[-1] == self.dim and x.numel() > 0
-        if fits and x.dtype == weight.dtype == torch.float32:
-            return  # before sentences are made that nobody will read
-        axes = AXES.get(self.rank) or ", ".join(f"axis {axis}" for axis in range(self.rank))
-        check_input("x", x, f"batch, {axes}, channels", self.dim, weight)
+        check_input("x", x, _axes_of_maps(self.rank), self.dim, weight)
         if 0 in x.shape[1:]:
             raise ValueError(f"x has shape {tuple(x.shape)}, which holds no position")
 

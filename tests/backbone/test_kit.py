@@ -1,7 +1,5 @@
 """The parts of backbones, each against what is worked out by hand or by torch's own."""
 
-from typing import ClassVar
-
 import pytest
 import torch
 from torch import nn
@@ -12,8 +10,6 @@ from regardant.backbone.kit.convolution import (
     BatchNorm,
     Convolution,
     DepthwiseConvolution,
-    Pooling,
-    SqueezeExcite,
     absorbs,
 )
 from regardant.backbone.kit.feed_forward import DepthwiseFeedForward, FeedForward, GatedConvolution
@@ -24,7 +20,6 @@ from regardant.backbone.kit.reparameterized import ParallelConvolutions, fold, f
 from regardant.backbone.kit.residual import DropPath, InTurn, Residual
 from regardant.backbone.kit.stage import Block, drop_rates, make_layers
 from regardant.backbone.kit.stem import convolutions, patches
-from regardant.backbone.kit.tokens import TokenAttention, TokenBackbone
 from regardant.core.record import Record
 
 
@@ -36,83 +31,6 @@ def with_statistics(network: nn.Module) -> nn.Module:
                 given.copy_(torch.randn(given.shape, generator=generator))
             part.running_var.copy_(torch.rand(part.running_var.shape, generator=generator) + 0.5)
     return network.double().eval()
-
-
-@pytest.mark.parametrize(
-    ("kernel", "stride", "padding"), [(7, 4, 3), (7, 4, 2), (3, 2, 1), (2, 2, 0), (3, 1, 1)]
-)
-def test_a_strided_convolution_rounds_up_and_is_torchs_where_the_size_fits(kernel, stride, padding):
-    layer = Convolution(3, 4, kernel, stride=stride, padding=padding).double()
-    for height, width in ((8, 12), (7, 13), (5, 9)):
-        x = torch.randn(2, height, width, 3, dtype=torch.float64)
-        y = layer(x)
-        assert y.shape == (2, -(-height // stride), -(-width // stride), 4)
-        below, right = -height % stride, -width % stride
-        filled = F.pad(x.permute(0, 3, 1, 2), (0, right, 0, below))
-        wanted = F.conv2d(filled, layer.weight, layer.bias, stride=stride, padding=padding)
-        assert torch.allclose(y.permute(0, 3, 1, 2), wanted[:, :, : y.shape[1], : y.shape[2]], atol=1e-12)
-
-
-PRODUCTS = {
-    "patches of images": (3, 6, 8, 1),
-    "patches of features": (16, 5, 2, 1),
-    "single positions": (256, 4, 1, 1),
-    "two for each channel": (4, 8, 3, 4),
-}
-
-
-@pytest.mark.parametrize("case", PRODUCTS)
-@pytest.mark.parametrize("channels_first", [True, False])
-def test_what_runs_as_a_product_is_the_convolution(case, channels_first):
-    before, after, kernel, groups = PRODUCTS[case]
-    torch.manual_seed(0)
-    stride, padding = (2, 1) if groups > 1 else (kernel, 0)
-    layer = Convolution(before, after, kernel, stride=stride, padding=padding, groups=groups).double()
-    maps = torch.randn(2, before, 16, 24, dtype=torch.float64, requires_grad=True)
-    x = maps.permute(0, 2, 3, 1)
-    if not channels_first:
-        x = x.contiguous()
-    wanted = F.conv2d(maps, layer.weight, layer.bias, stride, padding, groups=groups).permute(0, 2, 3, 1)
-    found = layer(x)
-    assert torch.allclose(found, wanted, atol=1e-12)
-    leaves, grad = [maps, layer.weight, layer.bias], torch.randn_like(wanted)
-    for ours, theirs in zip(*(torch.autograd.grad(out, leaves, grad) for out in (found, wanted))):
-        assert torch.allclose(ours, theirs, atol=1e-11)
-
-
-def test_patches_that_do_not_fill_the_map_are_filled_up():
-    layer = Convolution(16, 3, 2, stride=2, padding=0).double()
-    maps = torch.randn(1, 16, 5, 7, dtype=torch.float64)
-    wanted = F.conv2d(F.pad(maps, (0, 1, 0, 1)), layer.weight, layer.bias, 2).permute(0, 2, 3, 1)
-    assert torch.allclose(layer(maps.permute(0, 2, 3, 1)), wanted, atol=1e-12)
-
-
-def test_same_padding_is_centred_and_heavier_behind():
-    layer = Convolution(1, 1, 3, stride=2, padding="same", bias=False)
-    nn.init.ones_(layer.weight)
-    x = torch.arange(4.0).view(1, 1, 4, 1)
-    # Zeros: none before a side of 4 and one behind it; one row of 1 has one above and one below.
-    assert layer(x).flatten().tolist() == [0 + 1 + 2, 2 + 3]
-    assert layer(torch.arange(5.0).view(1, 1, 5, 1)).flatten().tolist() == [0 + 1, 1 + 2 + 3, 3 + 4]
-
-
-def test_pooling_leaves_out_what_is_off_the_map():
-    x = torch.tensor([1.0, 2.0, 6.0]).view(1, 1, 3, 1)
-    assert Pooling("mean", 2, stride=2)(x).flatten().tolist() == [1.5, 6.0]
-    assert Pooling("largest", 2, stride=2)(-x).flatten().tolist() == [-1.0, -6.0]
-    assert Pooling("largest", 3, stride=2)(-x).flatten().tolist() == [-1.0, -2.0]
-
-
-def test_squeeze_excite_by_hand():
-    gate = SqueezeExcite(2, 1, nn.ReLU)
-    with torch.no_grad():
-        gate.squeeze.weight.copy_(torch.tensor([[1.0, 1.0]]))
-        gate.squeeze.bias.zero_()
-        gate.excite.weight.copy_(torch.tensor([[1.0], [0.0]]))
-        gate.excite.bias.zero_()
-    x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    wanted = x * torch.tensor([torch.sigmoid(torch.tensor(5.0)), 0.5])
-    assert torch.allclose(gate(x), wanted)
 
 
 @pytest.mark.parametrize("maker", [FeedForward, DepthwiseFeedForward, GatedConvolution])
@@ -301,74 +219,3 @@ def test_heads_norm_before_or_after_the_mean():
     other = PooledHead(3, 2, norm=nn.LayerNorm(3), hidden=4)
     pooled = other.norm(x.mean((1, 2)))
     assert torch.allclose(other(x), other.classify(torch.tanh(other.hidden[0](pooled))))
-
-
-class SmallTokens(TokenBackbone):
-    """Patches of 4, a layer before the class token and one behind it."""
-
-    small: ClassVar = (dict(classes=3, class_at=1), dict(classes=2, class_at=None))
-
-    def __init__(self, *, classes, class_at, features_only=False, image_channels=3):
-        super().__init__(
-            dim=8, patch=4, class_at=class_at, classes=classes, features_only=features_only,
-            image_channels=image_channels,
-        )  # fmt: skip
-        self.stem = patches(image_channels, 8, size=4, norm=None)
-        first = Block(8, DepthwiseConvolution(8), FeedForward(8, 16))
-        second = DepthwiseConvolution(8) if class_at is None else TokenAttention(8, 2)
-        self.layers = nn.ModuleList([first, Block(8, second, FeedForward(8, 16))])
-        self.norm = nn.LayerNorm(8)
-        self.head = PooledHead(8, classes) if class_at is None else nn.Linear(8, classes)
-
-
-def test_backbones_of_tokens_keep_the_contract():
-    from regardant.contract import check
-
-    report = check(SmallTokens, examples=6)
-    assert report.passed, str(report)
-
-
-@pytest.fixture
-def classifier():
-    """Layers of tokens, of which the head reads one."""
-    torch.manual_seed(0)
-
-    class Small(TokenBackbone):
-        def __init__(self):
-            super().__init__(dim=8, patch=4, classes=3, features_only=False, image_channels=3)
-            self.stem = patches(3, 8, size=4, norm=None)
-            self.layers = InTurn(
-                *(Block(8, TokenAttention(8, 2), FeedForward(8, 16), scale=0.5, drop_path=0.3)
-                  for _ in range(2))
-            )  # fmt: skip
-            self.norm = nn.LayerNorm(8)
-            self.head = nn.Linear(8, 3)
-
-    return Small().double()
-
-
-def test_the_last_layer_computes_the_class_token_only(classifier):
-    """The same logits and gradients as with all tokens, which somebody who listens gets to see."""
-    images = torch.randn(2, 3, 16, 12, dtype=torch.float64)
-    found, widths = [], []
-    for listening in (False, True):
-        if listening:
-            last = classifier.layers[-1].feed
-            last.register_forward_hook(lambda _, given, out: widths.append(given[0].shape[1]))
-        torch.manual_seed(1)  # of the paths that are dropped
-        logits = classifier(images)
-        found.append([logits, *torch.autograd.grad(logits.square().sum(), list(classifier.parameters()))])
-    assert widths == [1 + 4 * 3]
-    for alone, among in zip(*found):
-        assert torch.allclose(alone, among, atol=1e-12)
-    assert torch.allclose(classifier.eval()(images), classifier.reference(images), atol=1e-12)
-
-
-def test_only_a_plain_last_block_is_left_out(classifier):
-    x = torch.randn(1, 5, 8, dtype=torch.float64)
-    block = classifier.layers[-1]
-    assert block.knows_first(x)
-    block.between = nn.LayerNorm(8).double()
-    assert not block.knows_first(x)
-    other = Block(8, nn.Linear(8, 8), None)
-    assert not other.knows_first(x)

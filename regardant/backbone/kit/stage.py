@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regardant.backbone.kit.feed_forward import FeedForward
 from regardant.backbone.kit.field import Field, in_turn
-from regardant.backbone.kit.residual import InTurn, Residual, call
+from regardant.backbone.kit.residual import DropPath, InTurn, Residual, call
 from regardant.core.errors import require, unknown
-from regardant.core.product import listened_to, watched
+from regardant.core.product import Linear, listened_to, watched
 from regardant.core.record import Record
 
 Norm = Callable[[int], nn.Module]
@@ -55,17 +56,24 @@ class Block(nn.Module):
         return self.feed(self.mix.first(x))
 
     def knows_first(self, x: Float[Tensor, "b n c"]) -> bool:
-        """Whether `first` can say it, with nobody there who would miss the rest."""
+        """Whether `first` can say it: each part but the mixer does the same for every token by itself (a gate
+        that was put in does not), and nobody is there who would miss the rest."""
+        mixer = type(self.mix.branch)
         return (
-            type(self) is Block
+            "first" in vars(mixer)
             and all(isinstance(part, nn.Identity) for part in (self.before, self.between))
-            and type(self.mix) is Residual
-            and hasattr(self.mix.branch, "first")
+            and all(type(part) in (mixer, *BY_TOKEN) for part in self.modules())
             and not (listened_to(self) or watched(x.device.type))
         )
 
     def field(self, height: int, width: int) -> Field:
         return in_turn(self.parts, height, width)
+
+
+BY_TOKEN = (
+    Block, Residual, DropPath, FeedForward, nn.Identity, nn.LayerNorm, nn.Linear, Linear, nn.GELU,
+)  # fmt: skip
+"""Parts that do the same for every token by itself."""
 
 
 class Stage(nn.Module):
